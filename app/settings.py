@@ -1,0 +1,114 @@
+"""Settings of every role: options win over the environment (`VITALSTREAM_…`), which wins over a TOML file.
+
+The only module that reads the environment. One name per option.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class BadSetting(ValueError):
+    """A setting that stops the start: names the setting, the value and what is allowed."""
+
+
+class Settings(BaseSettings):
+    """All settings; each role reads those it needs."""
+
+    model_config = SettingsConfigDict(env_prefix="VITALSTREAM_", frozen=True, extra="forbid")
+
+    kafka: str | None = Field(None, description="Kafka bootstrap servers, HOST:PORT[,…].")
+    database: str | None = Field(
+        None,
+        description="SQLAlchemy URL, postgresql://… or sqlite:///…; default: data_dir/vitalstream.db.",
+    )
+    token: str | None = Field(None, min_length=8, description="Bearer token of the REST API.")
+    host: str = Field("127.0.0.1", description="Address the API listens on.")
+    port: int = Field(8000, ge=0, le=65535, description="Port of the API; 0 takes a free one.")
+    ops_port: int = Field(
+        0,
+        ge=0,
+        le=65535,
+        description="Port of /metrics and /health of a worker or ward; 0: a free one.",
+    )
+    data_dir: Path = Field(Path("data"), description="Where the default database lies.")
+    data: Path | None = Field(None, description="Folder of the recorded sets.")
+    model: Path | None = Field(None, description="Weights; default: those shipped.")
+    devices: str = Field("cpu", description="Devices, comma-separated: cpu,cpu or cuda:0,cuda:1.")
+    threads: int = Field(1, ge=1, le=256, description="Threads of a CPU device's network.")
+    group: str = Field("vitalstream", min_length=1, description="Prefix of the consumer groups.")
+    partitions: int = Field(12, ge=1, le=10_000, description="Partitions of new topics.")
+    replication: int = Field(1, ge=1, le=10, description="Replication factor of new topics.")
+    emit: Literal["latest", "each"] = Field(
+        "latest", description="Newest window, or every message."
+    )
+    min_rescore_ms: int = Field(0, ge=0, description="Least time between a bed's predictions.")
+    stale_after_ms: int = Field(30_000, ge=1_000, description="Silence after which a bed is stale.")
+    max_skew_ms: int = Field(
+        60_000, ge=0, description="How far ahead of the broker's clock an event time may be."
+    )
+    max_lag: int = Field(
+        50_000, ge=1, description="Messages behind the end that make a worker unready."
+    )
+    stuck_after_s: float = Field(
+        30.0, gt=0, description="A partition that does not move is stuck then."
+    )
+    snapshot_every_s: float = Field(
+        120.0, gt=0, description="Time between a bed's window snapshots."
+    )
+    session_timeout_ms: int = Field(30_000, ge=1_000, description="Kafka session timeout.")
+    queue_limit: int = Field(100_000, ge=1, description="Observations a worker holds unpredicted.")
+    max_batch: int = Field(
+        0, ge=0, description="Cap of a batch; 0: from the curve measured at start."
+    )
+    max_wait_ms: float = Field(
+        5.0, ge=0, description="Deadline of a batch while its device is busy."
+    )
+    retention_days: int = Field(30, ge=1, description="Days of history kept in the database.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Log level."
+    )
+    log_format: Literal["json", "console"] = Field("console", description="Form of log lines.")
+
+    @field_validator("kafka")
+    @classmethod
+    def _servers(cls, value: str | None) -> str | None:
+        for part in (value or "").split(",") if value is not None else ():
+            host, _, port = part.rpartition(":")
+            if not host or not port.isdigit() or not 0 < int(port) < 65536:
+                raise ValueError("HOST:PORT, comma-separated")
+        return value
+
+    @property
+    def database_url(self) -> str:
+        """The database in use."""
+        return self.database or f"sqlite:///{self.data_dir / 'vitalstream.db'}"
+
+
+def load(config: Path | None = None, **options: Any) -> Settings:
+    """Read settings; options that are None are not given. Raises BadSetting with one line."""
+    given = {name: value for name, value in options.items() if value is not None}
+    file: dict[str, Any] = {}
+    if config is not None:
+        try:
+            file = tomllib.loads(config.read_text())
+        except (OSError, tomllib.TOMLDecodeError) as error:
+            raise BadSetting(f"config: {config}: {error}") from error
+    beneath = {
+        name: value
+        for name, value in file.items()
+        if f"VITALSTREAM_{name.upper()}" not in os.environ
+    }
+    try:
+        return Settings(**{**beneath, **given})
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        shown = "(not shown)" if name in ("token", "database") else repr(first["input"])
+        raise BadSetting(f"{name}: {shown} is not allowed: {first['msg']}") from error
