@@ -1,0 +1,127 @@
+"""A convolution split over real processes equals the whole one, forward and backward."""
+
+from __future__ import annotations
+
+import os
+import random
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import multiprocessing
+
+from models.parallel.slabs import Layout
+from models.parallel.spatial import split_conv3d
+
+WORLD = 4
+TOLERANCE = 1e-12
+
+
+def _case(rng: random.Random) -> tuple[list[int], dict[str, list[int]], list[int], int]:
+    """A random convolution whose kernel fits its padded volume."""
+    kernel = [rng.randint(1, 7) for _ in range(3)]
+    options = {
+        "stride": [rng.randint(1, 3) for _ in range(3)],
+        "padding": [rng.randint(0, 4) for _ in range(3)],
+        "dilation": [rng.randint(1, 2) for _ in range(3)],
+    }
+    size = [
+        max(options["dilation"][i] * (kernel[i] - 1) + 1 - 2 * options["padding"][i], 1)
+        + rng.randint(0, 9)
+        for i in range(3)
+    ]
+    return kernel, options, size, rng.choice([1, 1, 2])
+
+
+def _slab(x: torch.Tensor, dim: int, rank: int, world: int, rng: random.Random) -> torch.Tensor:
+    """A rank's slab of a volume cut at random places; slabs may be empty."""
+    size = x.shape[dim]
+    bounds = [0, *sorted(rng.randint(0, size) for _ in range(world - 1)), size]
+    return x.narrow(dim, bounds[rank], bounds[rank + 1] - bounds[rank])
+
+
+def _error(ours: torch.Tensor, whole: torch.Tensor) -> float:
+    if ours.numel() == 0:
+        return 0.0
+    return float((ours - whole).abs().max()) / max(1.0, float(whole.abs().max()))
+
+
+def _compare(
+    trial: int, dims: list[int], groups: list[dist.ProcessGroup], summed: dist.ProcessGroup
+) -> float:
+    """Largest error of output and gradients, relative to the largest number."""
+    rng = random.Random(trial)
+    torch.manual_seed(trial)
+    kernel, options, size, channels = _case(rng)
+    x = torch.randn(2, 2 * channels, *size, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(2 * channels, 2, *kernel, dtype=torch.float64, requires_grad=True)
+    bias = torch.randn(2 * channels, dtype=torch.float64, requires_grad=True)
+    whole = F.conv3d(x, weight, bias, groups=channels, **options)
+    grad = torch.randn_like(whole)
+    whole.backward(grad)
+    mine = x.detach()
+    for dim, group in zip(dims, groups, strict=True):
+        mine = _slab(mine, dim, dist.get_rank(group), dist.get_world_size(group), rng)
+    mine = mine.clone().requires_grad_()
+    shares = [t.detach().clone().requires_grad_() for t in (weight, bias)]
+
+    out = split_conv3d(mine, *shares, groups=channels, dim=dims, group=groups, **options)
+
+    want, want_x, want_grad = whole.detach(), x.grad, grad
+    for dim, group in zip(dims, groups, strict=True):
+        outs, ins = (
+            Layout.of(out.shape[dim], group, out.device),
+            Layout.of(mine.shape[dim], group, out.device),
+        )
+        assert outs.total == whole.shape[dim]
+        a, b = outs.owned(outs.rank)
+        want, want_grad = want.narrow(dim, a, b - a), want_grad.narrow(dim, a, b - a)
+        a, b = ins.owned(ins.rank)
+        want_x = want_x.narrow(dim, a, b - a)
+    assert out.shape == want.shape
+    out.backward(want_grad)
+    errors = [_error(out, want), _error(mine.grad, want_x)]
+    for share, reference in zip(shares, (weight, bias), strict=True):
+        dist.all_reduce(share.grad, group=summed)
+        errors.append(_error(share.grad, reference.grad))
+    return max(errors)
+
+
+def _run(rank: int, store: str, out: str) -> None:
+    os.environ.update(GLOO_SOCKET_IFNAME="lo")
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=WORLD)
+    worst = 0.0
+    line = [dist.new_group(list(range(n))) for n in (2, 3, 4)]
+    rows = [dist.new_group([j, j + 2]) for j in range(2)]
+    columns = [dist.new_group([2 * i, 2 * i + 1]) for i in range(2)]
+    for trial in range(45):
+        dims = random.Random(trial).sample([2, 3, 4], 2)
+        if trial % 3 == 0:
+            mesh = [rows[rank % 2], columns[rank // 2]]
+            worst = max(worst, _compare(trial, dims, mesh, line[2]))
+        elif rank < 2 + trial % 3:
+            group = line[trial % 3]
+            worst = max(worst, _compare(trial, dims[:1], [group], group))
+    Path(f"{out}.{rank}").write_text(repr(worst))
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def test_split_convolution_equals_the_whole_one_forward_and_backward(tmp_path: Path) -> None:
+    """Any kernel, stride, padding, dilation and groups; uneven and empty slabs; one dimension and a 2-D mesh."""
+    multiprocessing.spawn(_run, (str(tmp_path / "store"), str(tmp_path / "worst")), nprocs=WORLD)
+
+    assert [
+        float((tmp_path / f"worst.{rank}").read_text()) < TOLERANCE for rank in range(WORLD)
+    ] == [True] * WORLD
+
+
+def test_a_dimension_that_is_not_spatial_is_refused() -> None:
+    """Channels are not split by this function."""
+    x = torch.zeros(1, 1, 4, 4, 4)
+
+    with pytest.raises(ValueError, match="dim must name"):
+        split_conv3d(x, torch.zeros(1, 1, 1, 1, 1), dim=1)
