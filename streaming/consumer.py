@@ -219,9 +219,7 @@ class GroupConsumer:
     async def committed(self, partition: TopicPartition) -> tuple[int, str] | None:
         """The committed next offset and its note, None where nothing was committed. Raises TimeoutError, KafkaError."""
         coordinator = self._live()._coordinator
-        answer = await asyncio.wait_for(
-            coordinator.fetch_committed_offsets([partition]), REQUEST_S
-        )
+        answer = await asyncio.wait_for(coordinator.fetch_committed_offsets([partition]), REQUEST_S)
         found = answer.get(partition)
         if found is None or found.offset < 0:
             return None
@@ -229,9 +227,7 @@ class GroupConsumer:
 
     async def end_offsets(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
         """The offsets after the last record. Raises TimeoutError, KafkaError."""
-        return dict(
-            await asyncio.wait_for(self._live().end_offsets(list(partitions)), REQUEST_S)
-        )
+        return dict(await asyncio.wait_for(self._live().end_offsets(list(partitions)), REQUEST_S))
 
     def lag(self) -> dict[TopicPartition, int]:
         """Records between the position and the end, of the owned partitions where both are known."""
@@ -326,9 +322,16 @@ class GroupConsumer:
                     if asking.exception() is None:
                         self._note_ends(asking.result())
                     else:
-                        log.warning("no end offsets", group=self.group, error=repr(asking.exception()))
+                        log.warning(
+                            "no end offsets", group=self.group, error=repr(asking.exception())
+                        )
                     asking = None
-                if asking is None and self._owned and before - asked > ENDS_EVERY_S and self._client:
+                if (
+                    asking is None
+                    and self._owned
+                    and before - asked > ENDS_EVERY_S
+                    and self._client
+                ):
                     asked = before
                     asking = asyncio.create_task(self.end_offsets(self._owned))
         finally:
@@ -507,7 +510,9 @@ class Reader:
                 for partition, records in batches.items():
                     end = ends[partition.partition]
                     wanted_records = (
-                        records if records[-1].offset < end else [r for r in records if r.offset < end]
+                        records
+                        if records[-1].offset < end
+                        else [r for r in records if r.offset < end]
                     )
                     if wanted_records:
                         yield wanted_records
