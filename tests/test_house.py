@@ -54,7 +54,8 @@ def test_every_package_module_says_what_it_is() -> None:
         str(path.relative_to(ROOT))
         for package in PACKAGES
         for path in modules(package)
-        if path.read_text().strip() and not ast.get_docstring(ast.parse(path.read_text()))
+        if path.read_text().strip()
+        and not ast.get_docstring(ast.parse(path.read_text()))
         and "versions" not in path.parts
     ]
 

@@ -24,7 +24,9 @@ def exported() -> set[str]:
     text = Metrics().exposition().decode()
     names = set()
     for name, kind in re.findall(r"^# TYPE (\S+) (\S+)$", text, re.MULTILINE):
-        names |= {f"{name}{s}" for s in ("_bucket", "_sum", "_count")} if kind == "histogram" else {name}
+        names |= (
+            {f"{name}{s}" for s in ("_bucket", "_sum", "_count")} if kind == "histogram" else {name}
+        )
     return names
 
 
@@ -70,7 +72,9 @@ def test_every_rule_has_its_runbook_entry() -> None:
     assert len(re.findall(r"runbook: docs/operating.md#", RULES.read_text())) == len(rules)
 
 
-@pytest.mark.parametrize("check", [["check", "rules", "rules.yml"], ["test", "rules", "rules_test.yml"]])
+@pytest.mark.parametrize(
+    "check", [["check", "rules", "rules.yml"], ["test", "rules", "rules_test.yml"]]
+)
 def test_rules_pass_promtool(check: list[str]) -> None:
     """The rules fire when they should, and only then."""
     if not shutil.which("promtool"):
