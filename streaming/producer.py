@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 import structlog
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
-from aiokafka.errors import KafkaError
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 from aiokafka.structs import RecordMetadata as Sent
 
-__all__ = ["Admin", "KafkaError", "NewTopic", "Producer", "Sent"]
+__all__ = ["Admin", "KafkaError", "Producer", "Sent", "TopicPlan"]
 
 log = structlog.get_logger(__name__)
 
@@ -114,4 +116,96 @@ class Producer:
     def _live(self) -> AIOKafkaProducer:
         if self._client is None:
             raise RuntimeError("producer: not started")
+        return self._client
+
+
+@dataclass(frozen=True, slots=True)
+class TopicPlan:
+    """A topic to be: partitions, copies and Kafka's own settings."""
+
+    name: str
+    partitions: int
+    replication: int
+    config: Mapping[str, str] = field(default_factory=dict)
+
+
+class Admin:
+    """Looks after topics."""
+
+    def __init__(self, servers: str, *, timeout_s: float = 15.0) -> None:
+        self._servers = servers
+        self._timeout_ms = int(timeout_s * 1_000)
+        self._client: AIOKafkaAdminClient | None = None
+
+    async def __aenter__(self) -> Self:
+        client = AIOKafkaAdminClient(
+            bootstrap_servers=self._servers,
+            client_id="vitalstream-admin",
+            request_timeout_ms=self._timeout_ms,
+        )
+        try:
+            await client.start()
+            await client._client.force_metadata_update()
+        except BaseException:
+            await client.close()
+            raise
+        self._client = client
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        client, self._client = self._client, None
+        if client is not None:
+            await client.close()
+
+    @property
+    def can_create(self) -> bool:
+        """Whether the cluster has a controller; the embedded broker has none and makes topics when asked for."""
+        return self._live()._client.cluster.controller is not None
+
+    async def partitions(self) -> dict[str, int]:
+        """Partition count of every topic there is; asks for none by name, which could create it."""
+        return self._counts(await self._live().describe_topics(None))
+
+    async def touch(self, topics: Sequence[str]) -> dict[str, int]:
+        """Ask for topics by name, which creates them on a broker that does so; partition counts."""
+        return self._counts(await self._live().describe_topics(list(topics)))
+
+    async def create(self, plans: Iterable[TopicPlan]) -> None:
+        """Create topics; one that exists stays as it is. Raises KafkaError."""
+        answer = await self._live().create_topics(
+            [
+                NewTopic(p.name, p.partitions, p.replication, topic_configs=dict(p.config))
+                for p in plans
+            ]
+        )
+        for name, code, message in answer.topic_errors:
+            if code and code != TopicAlreadyExistsError.errno:
+                raise for_code(code)(f"{name}: {message}")
+
+    async def delete(self, topics: Sequence[str]) -> None:
+        """Delete topics and what is in them. Raises KafkaError."""
+        answer = await self._live().delete_topics(list(topics))
+        for name, code in answer.topic_error_codes:
+            if code:
+                raise for_code(code)(name)
+
+    async def config(self, topic: str) -> dict[str, str]:
+        """Kafka's settings of a topic."""
+        (answer,) = await self._live().describe_configs(
+            [ConfigResource(ConfigResourceType.TOPIC, topic)]
+        )
+        _, _, _, _, entries = answer.resources[0]
+        return {entry[0]: entry[1] for entry in entries}
+
+    @staticmethod
+    def _counts(found: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+        return {
+            topic["topic"]: len(topic["partitions"])
+            for topic in found
+            if topic["partitions"] and all(p["leader"] >= 0 for p in topic["partitions"])
+        }
+
+    def _live(self) -> AIOKafkaAdminClient:
+        if self._client is None:
+            raise RuntimeError("admin: not started")
         return self._client
