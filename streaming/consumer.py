@@ -18,6 +18,7 @@ from typing import Any, Literal, Self
 import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka import ConsumerRecord as Record
+from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
 
 __all__ = ["ConsumerFailed", "GroupConsumer", "KafkaError", "Reader", "Record", "TopicPartition"]
@@ -69,6 +70,8 @@ class GroupConsumer:
             "group_id": group,
             "client_id": client_id,
             "enable_auto_commit": False,
+            # Partition p of every topic speaks of the same beds: one member has them all.
+            "partition_assignment_strategy": (RangePartitionAssignor,),
             "auto_offset_reset": "earliest",
             "max_poll_records": max_poll_records,
             "session_timeout_ms": session_timeout_ms,
