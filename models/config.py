@@ -39,7 +39,9 @@ class Scale:
 
 @dataclass(frozen=True, kw_only=True)
 class Grid:
-    """The scales of a window, the longest first; that one carries every signal and decides what is late."""
+    """The scales of a window, the longest first; that one carries every signal and decides what is
+    late.
+    """
 
     scales: tuple[Scale, ...]
 
@@ -51,7 +53,9 @@ class Grid:
 
     @property
     def digest(self) -> str:
-        """Names everything that the meaning of a packed window depends on; 16 hex digits of SHA-256."""
+        """Names everything that the meaning of a packed window depends on; 16 hex digits of
+        SHA-256.
+        """
         said = json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(said.encode()).hexdigest()[:16]
 

@@ -1,4 +1,6 @@
-"""Decoded observation messages of one partition, as a structure of arrays: what decoding hands to windows."""
+"""Decoded observation messages of one partition, as a structure of arrays: what decoding hands to
+windows.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +14,12 @@ from numpy.typing import NDArray
 class Observations:
     """Messages of one partition in the order of their offsets; n messages hold m values in all.
 
-    The values of message i follow those of message i - 1 in `signal` and `value`. Unknown signals are not in here;
-    bounds are not checked yet.
+    The values of message i follow those of message i - 1 in `signal` and `value`. Unknown signals
+    are not in here; bounds are not checked yet.
 
     Attributes:
-        bed_ids: Bed of each message; equal beds are best the same object (a dictionary look-up compares them faster).
+        bed_ids: Bed of each message; equal beds are best the same object (a dictionary look-up
+            compares them faster).
         case_ids: Case each message names, or None.
         ts_ms: Event time, int64[n].
         offsets: Offset in the partition, ascending, int64[n].
