@@ -1,0 +1,223 @@
+"""Gradient compression for slow links: a DDP communication hook that sends the largest entries only.
+
+Top-K with momentum correction, local gradient clipping, factor masking and warm-up, after Lin et al., "Deep Gradient
+Compression" (ICLR 2018, arXiv 1712.01887). Momentum lives in the hook: train with plain SGD (momentum 0). What is
+not sent is kept and sent later, per parameter, so that it survives checkpoints and DDP's rebuilding of buckets.
+
+On the wire an entry is a bfloat16 value and a Rice-coded gap between indices. The length of that code has a bound that
+depends on sizes alone, so every rank sends the same number of bytes and no sizes need to be agreed on first.
+"""
+
+# No postponed annotations here: DDP compares the hook's annotation of `bucket` by identity.
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True, kw_only=True)
+class TopKConfig:
+    """How gradients are thinned out.
+
+    Attributes:
+        ratio: Share of the entries that is sent, in (0, 1].
+        momentum: Momentum factor, in [0, 1).
+        clip_norm: Bound of the whole gradient's norm over all ranks; each rank clips at this over the square root of
+            the world size. None clips nothing.
+        warmup_steps: Steps over which the ratio falls exponentially from `warmup_ratio` to `ratio`.
+        warmup_ratio: Share that the first step sends.
+    """
+
+    ratio: float = 0.001
+    momentum: float = 0.9
+    clip_norm: float | None = None
+    warmup_steps: int = 0
+    warmup_ratio: float = 0.25
+
+    def __post_init__(self) -> None:
+        for name in ("ratio", "warmup_ratio"):
+            if not 0 < getattr(self, name) <= 1:
+                raise ValueError(f"{name} must lie in (0, 1], not {getattr(self, name)}")
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"momentum must lie in [0, 1), not {self.momentum}")
+        if self.clip_norm is not None and self.clip_norm <= 0:
+            raise ValueError(f"clip_norm must be positive, not {self.clip_norm}")
+
+    def ratio_at(self, step: int) -> float:
+        """Share that a step sends; steps count from 0."""
+        if step >= self.warmup_steps:
+            return self.ratio
+        left = 1 - step / self.warmup_steps
+        return float(self.ratio * (self.warmup_ratio / self.ratio) ** left)
+
+
+def rice_bits(count: int, total: int) -> int:
+    """Low bits of a gap that are sent as they are: about log2 of the mean gap."""
+    return max(0, int(np.log2(max(1.0, total / max(1, count)))))
+
+
+def rice_bytes(count: int, total: int) -> int:
+    """Bytes that the code of `count` ascending indices below `total` never exceeds."""
+    low = rice_bits(count, total)
+    return (count * (low + 1) + (total >> low) + 7) // 8
+
+
+def rice_encode(indices: NDArray[np.int64], total: int) -> NDArray[np.uint8]:
+    """Code ascending, distinct indices below `total` as gaps: quotients in unary, then all remainders.
+
+    Returns:
+        Exactly `rice_bytes(len(indices), total)` bytes.
+    """
+    low = rice_bits(len(indices), total)
+    gaps = np.diff(indices, prepend=-1) - 1
+    ends = np.cumsum((gaps >> low) + 1) - 1
+    bits = np.zeros(rice_bytes(len(indices), total) * 8, np.uint8)
+    unary = len(bits) - len(indices) * low
+    bits[ends] = 1
+    shifts = np.arange(low, dtype=np.int64)
+    remainders = (gaps[:, None] >> shifts & 1).astype(np.uint8).reshape(-1)
+    bits[unary : unary + len(remainders)] = remainders
+    return np.packbits(bits)
+
+
+def rice_decode(code: NDArray[np.uint8], count: int, total: int) -> NDArray[np.int64]:
+    """Inverse of `rice_encode`.
+
+    Raises:
+        ValueError: Bytes that `rice_encode` did not make of such indices.
+    """
+    if len(code) != rice_bytes(count, total):
+        raise ValueError(f"{len(code)} bytes do not code {count} indices below {total}")
+    low = rice_bits(count, total)
+    bits = np.unpackbits(code)
+    unary = len(bits) - count * low
+    ends = np.flatnonzero(bits[:unary])
+    if len(ends) != count:
+        raise ValueError(f"the code holds {len(ends)} indices instead of {count}")
+    quotients = np.diff(ends, prepend=-1) - 1
+    remainders = bits[unary:].reshape(count, low).astype(np.int64) @ (
+        1 << np.arange(low, dtype=np.int64)
+    )
+    indices = np.cumsum((quotients << low) + remainders + 1) - 1
+    if count and indices[-1] >= total:
+        raise ValueError("the code names an index beyond the gradient")
+    return np.asarray(indices, np.int64)
+
+
+@dataclass(slots=True)
+class _Memory:
+    """What one parameter has not sent yet: its velocity and its accumulated updates, flat."""
+
+    velocity: Tensor
+    residual: Tensor
+
+
+class TopKState:
+    """State of `topk_hook`: memory for each parameter, steps, and the bytes that went out.
+
+    Args:
+        named_parameters: The model's, so that the state can be saved by name.
+        config: How gradients are thinned out.
+        group: The ranks; None for the default group.
+    """
+
+    def __init__(
+        self,
+        named_parameters: Iterable[tuple[str, nn.Parameter]],
+        config: TopKConfig | None = None,
+        group: dist.ProcessGroup | None = None,
+    ) -> None:
+        self.config = config or TopKConfig()
+        self.group = group
+        self.step = 0
+        self.sent_bytes = 0
+        self.dense_bytes = 0
+        self._parameters = dict(named_parameters)
+        self._names = {parameter: name for name, parameter in self._parameters.items()}
+        self._memory: dict[str, _Memory] = {}
+
+    def memory(self, parameter: nn.Parameter) -> _Memory:
+        """What the parameter has not sent yet."""
+        name = self._names[parameter]
+        if name not in self._memory:
+            flat = torch.zeros(parameter.numel(), dtype=torch.float32, device=parameter.device)
+            self._memory[name] = _Memory(flat, flat.clone())
+        return self._memory[name]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that a resumed training needs to go on as if it had not stopped."""
+        return {
+            "step": self.step,
+            "memory": {
+                n: {"velocity": m.velocity, "residual": m.residual} for n, m in self._memory.items()
+            },
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up a saved state.
+
+        Raises:
+            ValueError: A parameter that this model lacks, or one of another size.
+        """
+        memory = {}
+        for name, kept in state["memory"].items():
+            parameter = self._parameters.get(name)
+            if parameter is None or parameter.numel() != kept["residual"].numel():
+                raise ValueError(f"the saved state of {name!r} does not fit this model")
+            memory[name] = _Memory(
+                kept["velocity"].to(parameter.device, torch.float32).clone(),
+                kept["residual"].to(parameter.device, torch.float32).clone(),
+            )
+        self.step, self._memory = int(state["step"]), memory
+
+
+def topk_hook(state: TopKState, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
+    """DDP communication hook: `ddp.register_comm_hook(TopKState(model.named_parameters()), topk_hook)`."""
+    config, group = state.config, state.group
+    world = dist.get_world_size(group)
+    buffer = bucket.buffer()
+    parameters = list(bucket.parameters())
+    memories = [state.memory(parameter) for parameter in parameters]
+    gradient = buffer.detach().to(torch.float32)
+    if config.clip_norm is not None:
+        # Each rank clips its own part, scaled so that the sum over ranks stays within the bound (section 3.2).
+        norm = torch.linalg.vector_norm(gradient)
+        gradient = gradient * torch.clamp(config.clip_norm / world**0.5 / (norm + 1e-12), max=1.0)
+    sizes = [parameter.numel() for parameter in parameters]
+    for memory, part in zip(memories, gradient.split(sizes), strict=True):
+        memory.velocity.mul_(config.momentum).add_(part)
+        memory.residual.add_(memory.velocity)
+    residual = torch.cat([memory.residual for memory in memories])
+    count = max(1, round(residual.numel() * config.ratio_at(state.step)))
+    chosen = residual.abs().topk(count, sorted=False).indices.sort().values
+    values = residual[chosen].to(torch.bfloat16)
+    # What rounding to bfloat16 loses stays behind; momentum of what was sent is masked (section 3.3).
+    residual[chosen] -= values.to(torch.float32)
+    sent = torch.zeros(residual.numel(), dtype=torch.bool, device=residual.device)
+    sent[chosen] = True
+    for memory, kept, mask in zip(memories, residual.split(sizes), sent.split(sizes), strict=True):
+        memory.residual.copy_(kept)
+        memory.velocity.masked_fill_(mask, 0)
+    code = torch.from_numpy(rice_encode(chosen.cpu().numpy(), residual.numel())).to(buffer.device)
+    message = torch.cat([values.view(torch.uint8), code])
+    state.sent_bytes += message.numel() * (world - 1)
+    state.dense_bytes += 2 * (world - 1) * buffer.numel() * buffer.element_size() // world
+    if bucket.is_last():
+        state.step += 1
+    arrived = [torch.empty_like(message) for _ in range(world)]
+    work = dist.all_gather(arrived, message, group=group, async_op=True)
+
+    def gather(_: torch.futures.Future[Any]) -> Tensor:
+        total = torch.zeros(buffer.numel(), dtype=torch.float32, device=buffer.device)
+        for one in arrived:
+            indices = rice_decode(one[2 * count :].cpu().numpy(), count, buffer.numel())
+            part = one[: 2 * count].clone().view(torch.bfloat16).to(torch.float32)
+            total.index_add_(0, torch.from_numpy(indices).to(buffer.device), part)
+        return total.div_(world).to(buffer.dtype)
+
+    return work.get_future().then(gather)  # type: ignore[no-any-return]
