@@ -99,7 +99,7 @@ def _open_sqlite(url: URL) -> Engine:
 
 
 def gone(error: SQLAlchemyError) -> bool:
-    """Whether an error means that the database is away for now, rather than that we asked wrongly."""
+    """Whether the database is away for now, rather than asked wrongly."""
     if not isinstance(error, DBAPIError):
         return (
             type(error).__name__ == "TimeoutError"

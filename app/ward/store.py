@@ -56,7 +56,7 @@ class Store:
         to_ms: int | None = None,
         limit: int = 1000,
     ) -> list[Prediction]:
-        """The bed's newest predictions with from_ms <= ts_ms <= to_ms, at most `limit`, ascending by ts_ms."""
+        """The bed's newest `limit` predictions from_ms <= ts_ms <= to_ms, ascending."""
         table = PREDICTIONS
         query = select(table.c.body).where(table.c.bed_id == bed_id)
         if from_ms is not None:
@@ -69,7 +69,7 @@ class Store:
         ]
 
     def latest(self, since_ms: int = 0) -> dict[str, Prediction]:
-        """The newest prediction in the history of each bed that has one not older than `since_ms`."""
+        """The newest prediction of each bed that has one not older than `since_ms`."""
         table = PREDICTIONS
         newest = (
             select(table.c.bed_id, func.max(table.c.ts_ms).label("ts_ms"))

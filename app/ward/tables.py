@@ -10,7 +10,6 @@ from typing import Final
 
 from sqlalchemy import (
     BigInteger,
-    Boolean,
     Column,
     Double,
     Index,
@@ -36,6 +35,7 @@ OFFSETS: Final = Table(
     Column("next_offset", BigInteger, nullable=False, comment="First message not yet written."),
     Column("last_ms", BigInteger, nullable=False, comment="Broker time of the one before it."),
     Column("generation", Integer, nullable=False, comment="How often the topic was made anew."),
+    Column("owner", String, nullable=False, comment="Ward that may write; another one is late."),
 )
 
 PREDICTIONS: Final = Table(
@@ -91,7 +91,6 @@ ALERTS: Final = Table(
     Column("updated_ms", BigInteger, nullable=False),
     Column("value", Double),
     Column("threshold", Double),
-    Column("active", Boolean, nullable=False, comment="Whether the condition holds now."),
     Column("due_ms", BigInteger, comment="When a snooze ends, or nobody having answered counts."),
     Column("policy", String, nullable=False, comment="Version of the policy that opened it."),
     Column("partition", Integer, nullable=False, comment="The bed's, on every topic."),

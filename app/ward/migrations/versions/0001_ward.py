@@ -21,6 +21,7 @@ def upgrade() -> None:
         sa.Column("next_offset", sa.BigInteger, nullable=False),
         sa.Column("last_ms", sa.BigInteger, nullable=False),
         sa.Column("generation", sa.Integer, nullable=False),
+        sa.Column("owner", sa.String, nullable=False),
     )
     op.create_table(
         "predictions",
@@ -68,7 +69,6 @@ def upgrade() -> None:
         sa.Column("updated_ms", sa.BigInteger, nullable=False),
         sa.Column("value", sa.Double),
         sa.Column("threshold", sa.Double),
-        sa.Column("active", sa.Boolean, nullable=False),
         sa.Column("due_ms", sa.BigInteger),
         sa.Column("policy", sa.String, nullable=False),
         sa.Column("partition", sa.Integer, nullable=False),

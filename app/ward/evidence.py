@@ -1,0 +1,123 @@
+"""What a prediction and an observation say about each kind of alert. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from msgspec import Struct
+
+from app.ward.beds import Bed, Run
+from app.ward.policy import FROZEN_LEAST, FROZEN_MS, FROZEN_SIGNALS, Kind
+from models.signals import INDEX, SIGNALS
+from streaming.messages import Input, Source
+
+_LOW: Final = {s.name: s.low for s in SIGNALS}
+_HIGH: Final = {s.name: s.high for s in SIGNALS}
+PRESSURE: Final = "pressure"
+
+
+class RiskHead(Struct, gc=False):
+    """What the engine needs of a risk."""
+
+    p: float
+    positive: bool
+
+
+class ScoreHead(Struct, gc=False):
+    """What the engine needs of a score."""
+
+    value: float | None
+
+
+class Head(Struct):
+    """What the engine needs of a prediction; the rest stays undecoded."""
+
+    bed_id: str
+    case_id: str | None
+    ts_ms: int
+    produced_ms: int
+    model_version: str
+    status: str
+    risks: dict[str, RiskHead]
+    scores: dict[str, ScoreHead]
+    inputs: dict[str, Input]
+    source: Source
+
+
+def judge(kind: Kind, head: Head, bed: Bed, live: bool) -> tuple[bool, float, float | None] | None:
+    """Whether a prediction shows a kind's condition, by what value, against what threshold.
+
+    Args:
+        kind: The kind.
+        head: The prediction.
+        bed: What is remembered of the bed.
+        live: Whether the prediction spoke of its own time when it was made.
+
+    Returns:
+        None where it says nothing: too little to speak, old, on stale or untrue input.
+    """
+    if not live or head.status != "ok":
+        return None
+    fresh = sum(
+        1
+        for name in kind.fresh
+        if (found := head.inputs.get(name)) is not None
+        and found.age_ms <= kind.fresh_ms
+        and name not in bed.bad
+    )
+    if fresh < kind.fresh_least:
+        return None
+    if kind.risk is not None:
+        risk = head.risks.get(kind.risk)
+        return None if risk is None else (risk.positive, risk.p, None)
+    score = head.scores.get(kind.score or "")
+    if score is None or score.value is None:
+        return None
+    line = kind.leave if bed.timer(kind).holds() else kind.enter
+    return score.value >= line, score.value, kind.enter
+
+
+def examine(bed: Bed, values: Mapping[str, float | None], ts_ms: int) -> None:
+    """Note in `bed.bad` which signals' values cannot be true, and which are believable again."""
+    bad = bed.bad
+    for name, value in values.items():
+        if value is None or name not in INDEX:
+            continue
+        if not _LOW[name] <= value <= _HIGH[name] or (
+            name in FROZEN_SIGNALS and _frozen(bed, name, value, ts_ms)
+        ):
+            bad[name] = value
+        elif bad:
+            bad.pop(name, None)
+    sbp, mean, dbp = values.get("sbp"), values.get("map"), values.get("dbp")
+    if sbp is None or dbp is None:
+        return
+    if dbp >= sbp or (mean is not None and not dbp <= mean <= sbp):
+        bad[PRESSURE] = dbp
+    else:
+        bad.pop(PRESSURE, None)
+
+
+def describe(bed: Bed) -> tuple[float, float | None, str]:
+    """The worst of `bed.bad`: its value, the bound it passed, and words for a person."""
+    name, value = next(iter(bed.bad.items()))
+    if name == PRESSURE:
+        return value, None, "pressures contradict each other"
+    if value < _LOW[name]:
+        return value, _LOW[name], f"{name}: below what is possible"
+    if value > _HIGH[name]:
+        return value, _HIGH[name], f"{name}: above what is possible"
+    return value, None, f"{name}: does not move"
+
+
+def _frozen(bed: Bed, name: str, value: float, ts_ms: int) -> bool:
+    run = bed.runs.get(name)
+    if run is None:
+        bed.runs[name] = Run(value, ts_ms, 1)
+        return False
+    if run.value != value:
+        run.value, run.since_ms, run.count = value, ts_ms, 1
+        return False
+    run.count += 1
+    return run.count >= FROZEN_LEAST and ts_ms - run.since_ms >= FROZEN_MS
