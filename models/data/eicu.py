@@ -1,4 +1,4 @@
-"""eICU demo: hourly values of a week (`hourly.parquet`, from the YAIB benchmark), tables of the admission.
+"""eICU demo: hourly values of a week (`hourly.parquet`, from the YAIB benchmark), admission tables.
 
 Problems come from the admission diagnosis and the past history only: later diagnoses would leak
 the future.
@@ -98,7 +98,7 @@ _Row = dict[str, str]
 
 
 def read(paths: Iterable[Path], labels: bool, bad: Callable[[BadRecord], None]) -> Iterator[Stay]:
-    """Stays with hourly values; diagnoses and discharge are read only where labels are asked for."""
+    """Stays with hourly values; diagnoses and discharge are read only for labels."""
     tables = (*_ADMISSION, *_OUTCOME) if labels else _ADMISSION
     hourly: list[tuple[str, bytes]] = []
     rows: dict[str, dict[str, list[_Row]]] = {table: defaultdict(list) for table in tables}

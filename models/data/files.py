@@ -1,6 +1,4 @@
-"""The files of a recorded set, out of archives, folders of archives or unpacked folders, without
-unpacking to disk.
-"""
+"""The files of a recorded set, out of archives or folders, without unpacking to disk."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""PhysioNet/CinC Challenge 2012: the first 48 h of a stay, one `Time,Parameter,Value` file each
-(Silva et al. 2012).
-"""
+"""PhysioNet/CinC Challenge 2012: the first 48 h of a stay, one file each (Silva et al. 2012)."""
 
 from __future__ import annotations
 
@@ -160,9 +158,7 @@ def _is_record(name: str) -> bool:
 
 
 def _outcomes(paths: list[Path], bad: Callable[[BadRecord], None]) -> dict[str, int]:
-    """Death in hospital by record, from every `Outcomes*.txt` beside the records or among the
-    paths.
-    """
+    """Death in hospital by record, from every `Outcomes*.txt` among or beside the paths."""
     beside = {f for p in paths if p.is_file() for f in p.parent.glob("Outcomes*.txt")}
     died: dict[str, int] = {}
     files = members([*paths, *sorted(beside)], lambda name: name.startswith("Outcomes"), bad)

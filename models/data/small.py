@@ -44,7 +44,7 @@ _FIX: Final = "_Fix.txt"
 def read_bidmc(
     paths: Iterable[Path], labels: bool, bad: Callable[[BadRecord], None]
 ) -> Iterator[Stay]:
-    """53 patients of 8 minutes; where the ECG has no heart rate the pulse of the oximeter is taken."""
+    """53 patients of 8 minutes; without a heart rate from the ECG the oximeter's pulse is taken."""
     forms: dict[str, Admission] = {}
     numerics: list[tuple[str, bytes]] = []
     for name, content in members(paths, lambda n: n.endswith((_NUMERICS, _FIX)), bad):
@@ -115,7 +115,7 @@ def _form(content: bytes) -> Admission:
 
 
 def _table(name: str, content: bytes) -> tuple[list[str], NDArray[np.float64]]:
-    """Header and rows of a comma-separated table; an empty field is not a number. Raises BadRecord."""
+    """Header and rows of a table; an empty field is NaN. Raises BadRecord."""
     lines = content.decode("utf-8", errors="replace").splitlines()
     columns = lines[0].split(",") if lines else []
     rows: list[list[float]] = []
