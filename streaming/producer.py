@@ -15,9 +15,10 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
+from aiokafka.errors import MessageSizeTooLargeError as TooLarge
 from aiokafka.structs import RecordMetadata as Sent
 
-__all__ = ["Admin", "KafkaError", "Producer", "Sent", "TopicPlan"]
+__all__ = ["Admin", "KafkaError", "Producer", "Sent", "TooLarge", "TopicPlan"]
 
 log = structlog.get_logger(__name__)
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from streaming.producer import Admin
 from streaming.topics import TOPICS, ensure_topics
@@ -31,6 +32,11 @@ def _load(name: str) -> Any:
     return module
 
 
+# Two busy cores: how long an example takes says nothing about it.
+settings.register_profile(
+    "house", deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=60
+)
+settings.load_profile("house")
 kafka_server = _load("kafka_server")
 PARTITIONS = 4
 
