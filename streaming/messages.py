@@ -128,6 +128,8 @@ class Snapshot(Struct, frozen=True):
     """The store's own packed form (base64 in JSON)."""
     previous_cases: list[str] = []
     """Cases that lay in the bed before; a late observation of theirs is not this case's."""
+    since_ms: int = -1
+    """When the case began, as far as was known; -1 where nothing was."""
 
 
 AlertState = Literal["open", "acknowledged", "snoozed", "escalated", "closed"]
