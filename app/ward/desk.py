@@ -190,7 +190,7 @@ class Desk:
         return changed
 
     def outbox(self) -> list[Alert]:
-        """Alerts to publish, with what people did to them, which the engine takes over on the way."""
+        """Alerts to publish; what people did to them the engine takes over on the way."""
         if not self.partitions:
             return []
         rows = self._ledger.unpublished(sorted(self.partitions))

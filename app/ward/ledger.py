@@ -69,7 +69,7 @@ class Ledger:
             database.require_schema(connection)
 
     def claim(self, book: Book, places: Iterable[Place]) -> dict[Place, Position]:
-        """Take partitions over for a book under the current token; says how far each was written."""
+        """Take partitions over for a book under the current token; how far was each written?"""
         found: dict[Place, Position] = {}
         with opened(self.engine, writes=True) as connection:
             for topic, partition in sorted(places):

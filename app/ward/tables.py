@@ -29,13 +29,13 @@ METADATA: Final = MetaData()
 OFFSETS: Final = Table(
     "offsets",
     METADATA,
-    Column("book", String, primary_key=True, comment="What was written from them: alerts, trends."),
+    Column("book", String, primary_key=True, doc="What was written from them: alerts, trends."),
     Column("topic", String, primary_key=True),
     Column("partition", Integer, primary_key=True),
-    Column("next_offset", BigInteger, nullable=False, comment="First message not yet written."),
-    Column("last_ms", BigInteger, nullable=False, comment="Broker time of the one before it."),
-    Column("generation", Integer, nullable=False, comment="How often the topic was made anew."),
-    Column("owner", String, nullable=False, comment="Ward that may write; another one is late."),
+    Column("next_offset", BigInteger, nullable=False, doc="First message not yet written."),
+    Column("last_ms", BigInteger, nullable=False, doc="Broker time of the one before it."),
+    Column("generation", Integer, nullable=False, doc="How often the topic was made anew."),
+    Column("owner", String, nullable=False, doc="Ward that may write; another one is late."),
 )
 
 PREDICTIONS: Final = Table(
@@ -47,7 +47,7 @@ PREDICTIONS: Final = Table(
     Column("model_version", String, primary_key=True),
     Column("generation", Integer, nullable=False),
     Column("source_offset", BigInteger, nullable=False),
-    Column("body", LargeBinary, nullable=False, comment="The message's JSON, zlib."),
+    Column("body", LargeBinary, nullable=False, doc="The message's JSON, zlib."),
     Index("predictions_by_time", "ts_ms"),
 )
 
@@ -57,13 +57,13 @@ TRENDS: Final = Table(
     Column("bed_id", String, primary_key=True),
     Column("signal", String, primary_key=True),
     Column("minute_ms", BigInteger, primary_key=True),
-    Column("n", SmallInteger, nullable=False, comment="Seconds that count in the sum."),
+    Column("n", SmallInteger, nullable=False, doc="Seconds that count in the sum."),
     Column("total", Double, nullable=False),
     Column("low", Double, nullable=False),
     Column("high", Double, nullable=False),
     Column("last", Double, nullable=False),
     Column("last_ms", BigInteger, nullable=False),
-    Column("seen", BigInteger, nullable=False, comment="Bit i: second i of the minute counts."),
+    Column("seen", BigInteger, nullable=False, doc="Bit i: second i of the minute counts."),
     Index("trends_by_time", "minute_ms"),
     sqlite_with_rowid=False,
 )
@@ -73,8 +73,8 @@ BEDS: Final = Table(
     METADATA,
     Column("bed_id", String, primary_key=True),
     Column("partition", Integer, nullable=False),
-    Column("seen_ms", BigInteger, nullable=False, comment="Wall clock when last heard of."),
-    Column("state", LargeBinary, nullable=False, comment="Timers of the alert engine, JSON."),
+    Column("seen_ms", BigInteger, nullable=False, doc="Wall clock when last heard of."),
+    Column("state", LargeBinary, nullable=False, doc="Timers of the alert engine, JSON."),
     Index("ward_beds_by_partition", "partition"),
 )
 
@@ -91,11 +91,11 @@ ALERTS: Final = Table(
     Column("updated_ms", BigInteger, nullable=False),
     Column("value", Double),
     Column("threshold", Double),
-    Column("due_ms", BigInteger, comment="When a snooze ends, or nobody having answered counts."),
-    Column("policy", String, nullable=False, comment="Version of the policy that opened it."),
-    Column("partition", Integer, nullable=False, comment="The bed's, on every topic."),
-    Column("version", Integer, nullable=False, comment="Grows by one with each change."),
-    Column("published", Integer, nullable=False, comment="Version last acknowledged by Kafka."),
+    Column("due_ms", BigInteger, doc="When a snooze ends, or nobody having answered counts."),
+    Column("policy", String, nullable=False, doc="Version of the policy that opened it."),
+    Column("partition", Integer, nullable=False, doc="The bed's, on every topic."),
+    Column("version", Integer, nullable=False, doc="Grows by one with each change."),
+    Column("published", Integer, nullable=False, doc="Version last acknowledged by Kafka."),
     Index("alerts_by_bed", "bed_id", "opened_ms"),
     Index("alerts_by_update", "updated_ms"),
     Index(
@@ -119,7 +119,7 @@ CHANGES: Final = Table(
     "alert_changes",
     METADATA,
     Column("alert_id", String, primary_key=True),
-    Column("version", Integer, primary_key=True, comment="The alert's version it made."),
+    Column("version", Integer, primary_key=True, doc="The alert's version it made."),
     Column("ms", BigInteger, nullable=False),
     Column("by", String, nullable=False),
     Column("action", String, nullable=False),
