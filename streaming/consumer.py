@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import math
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
@@ -19,7 +20,7 @@ import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka import ConsumerRecord as Record
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
-from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
+from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaConnectionError, KafkaError
 
 __all__ = ["ConsumerFailed", "GroupConsumer", "KafkaError", "Reader", "Record", "TopicPartition"]
 
@@ -27,6 +28,8 @@ log = structlog.get_logger(__name__)
 
 REQUEST_S = 15.0
 """Longest wait for a single answer of the cluster."""
+JOIN_S = 120.0
+"""Longest wait for the first assignment: others may have to finish first."""
 WATCH_S = 0.25
 ENDS_EVERY_S = 2.0
 FETCH_BYTES = 4 << 20
@@ -98,7 +101,7 @@ class GroupConsumer:
         self._open: set[TopicPartition] = set()
         self._ends: dict[TopicPartition, int] = {}
         self._marks: dict[TopicPartition, tuple[int, float]] = {}
-        self._polled = 0.0
+        self._ends_at = -math.inf
         self._lags: deque[tuple[float, float]] = deque(maxlen=int(30 / WATCH_S))
         self.revived = 0
 
@@ -139,14 +142,15 @@ class GroupConsumer:
         Raises:
             ConsumerFailed: A callback failed, or the cluster refuses this consumer.
         """
-        if self.failure is not None:
-            raise ConsumerFailed(f"{self.group}: {self.failure!r}") from self.failure
-        self._polled = self._clock()
-        if self._is_dead():
-            await self._revive("no progress")
+        if self.failure is not None or self._watch is None:
+            raise ConsumerFailed(
+                f"{self.group}: {self.failure or 'not started'!r}"
+            ) from self.failure
+        if why := self._why_dead():
+            await self._revive(why)
             return {}
         try:
-            batches = await self._live().getmany(timeout_ms=timeout_ms, max_records=max_records)
+            batches = await self._getmany(timeout_ms, max_records)
         except KafkaError as error:
             if not error.retriable:
                 await self._revive(repr(error))
@@ -242,13 +246,13 @@ class GroupConsumer:
         return lags
 
     def stuck(self, after_s: float) -> frozenset[TopicPartition]:
-        """Resumed partitions with a lag whose position has not moved for `after_s`."""
+        """Resumed partitions that have not moved for `after_s` although there is something to read."""
         now = self._clock()
         return frozenset(
             partition
-            for partition, lag in self.lag().items()
-            if lag > 0
-            and partition in self._open
+            for partition in self._open
+            if (end := self._ends.get(partition)) is not None
+            and end > (self._position(partition) or 0)
             and now - self._marks.get(partition, (0, now))[1] > after_s
         )
 
@@ -259,16 +263,36 @@ class GroupConsumer:
 
     def _live(self) -> AIOKafkaConsumer:
         if self._client is None:
-            raise ConsumerFailed(f"{self.group}: not started")
+            raise KafkaConnectionError(f"{self.group}: not connected")
         return self._client
 
     def _position(self, partition: TopicPartition) -> int | None:
-        subscription = self._live()._subscription.subscription
+        if self._client is None:
+            return None
+        subscription = self._client._subscription.subscription
         assignment = subscription.assignment if subscription is not None else None
         if assignment is None or partition not in assignment.tps:
             return None
         state = assignment.state_value(partition)
         return int(state.position) if state.has_valid_position else None
+
+    async def _getmany(
+        self, timeout_ms: int, max_records: int | None
+    ) -> dict[TopicPartition, list[Record]]:
+        client = self._live()
+        subscription = client._subscription
+        if subscription.reassignment_in_progress:  # aiokafka would wait for its end, however long
+            await asyncio.wait([subscription.wait_for_assignment()], timeout=timeout_ms / 1_000)
+            return {}
+        fetches = subscription._fetch_count
+        try:
+            found = await client.getmany(timeout_ms=timeout_ms, max_records=max_records)
+        except BaseException:
+            # aiokafka counts a fetch that was cancelled or failed as running for ever, and with it switches off
+            # `max_poll_interval_ms`.
+            subscription._fetch_count = fetches
+            raise
+        return dict(found)
 
     def _seek_back(self, partition: TopicPartition, offset: int) -> None:
         try:
@@ -277,15 +301,19 @@ class GroupConsumer:
         except IllegalStateError:
             log.info("partition went before it was resumed", group=self.group)
 
+    def _is_current(self, client: AIOKafkaConsumer) -> bool:
+        return client is self._client
+
     async def _connect(self) -> None:
         client = AIOKafkaConsumer(**self._options)
         self._client = client
         client.subscribe(self.topics, listener=_Listener(self, client))
-        await client.start()
+        await asyncio.wait_for(client.start(), JOIN_S)
 
     async def _disconnect(self) -> None:
         client, self._client = self._client, None
         self._owned, self._open = frozenset(), set()
+        self._ends = {}
         if client is None:
             return
         try:
@@ -294,20 +322,29 @@ class GroupConsumer:
             log.warning("consumer did not stop cleanly", group=self.group, error=repr(error))
 
     async def _revive(self, why: str) -> None:
+        """Join anew with a new client; where the cluster does not answer, the next poll tries again."""
         log.error("consumer stopped consuming, made anew", group=self.group, reason=why)
         self.revived += 1
-        self._ends.clear()
         await self._disconnect()
         try:
             await self._connect()
-        except KafkaError as error:
-            self.failure = error
-            raise ConsumerFailed(f"{self.group}: {error!r}") from error
+        except (KafkaError, TimeoutError) as error:
+            await self._disconnect()
+            if isinstance(error, KafkaError) and not error.retriable:
+                self.failure = error
+                raise ConsumerFailed(f"{self.group}: {error!r}") from error
+            await asyncio.sleep(1.0)
 
-    def _is_dead(self) -> bool:
-        coordinator = self._live()._coordinator
-        task = getattr(coordinator, "_coordination_task", None)
-        return (task is not None and task.done()) or bool(self.stuck(self._revive_after_s))
+    def _why_dead(self) -> str:
+        """Why this client will not deliver any more, "" where it will. An unreachable cluster is not a reason."""
+        if self._client is None:
+            return "not connected"
+        task = getattr(self._client._coordinator, "_coordination_task", None)
+        if task is not None and task.done():
+            return "the coordination ended"
+        if self._clock() - self._ends_at < 3 * ENDS_EVERY_S and self.stuck(self._revive_after_s):
+            return "no progress"
+        return ""
 
     async def _watching(self) -> None:
         """Measure the loop's lag and the partitions' ends; a broker that does not answer leaves the ends as they are."""
@@ -343,7 +380,7 @@ class GroupConsumer:
                 await asyncio.gather(asking, return_exceptions=True)
 
     def _note_ends(self, ends: Mapping[TopicPartition, int]) -> None:
-        now = self._clock()
+        self._ends_at = now = self._clock()
         for partition, end in ends.items():
             if partition not in self._owned:
                 continue
@@ -355,7 +392,7 @@ class GroupConsumer:
                 self._marks[partition] = (position, now)
 
     async def _revoked(self, client: AIOKafkaConsumer, revoked: Iterable[TopicPartition]) -> None:
-        if client is not self._client:
+        if not self._is_current(client):
             return
         self._open.clear()
         try:
@@ -370,7 +407,7 @@ class GroupConsumer:
             self._owned = frozenset()
 
     def _assigned(self, client: AIOKafkaConsumer, assigned: Iterable[TopicPartition]) -> None:
-        if client is not self._client:
+        if not self._is_current(client):
             return
         partitions = frozenset(assigned)
         client.pause(*partitions)
@@ -600,7 +637,7 @@ class Reader:
 
     def _live(self) -> AIOKafkaConsumer:
         if self._client is None:
-            raise ConsumerFailed("reader: not started")
+            raise KafkaConnectionError("reader: not connected")
         return self._client
 
     def _take(self) -> AIOKafkaConsumer:
