@@ -75,8 +75,8 @@ class WindowStore(Protocol):
     def groups(self, slots: NDArray[np.int32]) -> NDArray[np.uint8]:
         """Bit set of the signal groups a window holds (bit i: `models.signals.GROUPS[i]`)."""
 
-    def gather(self, slots: NDArray[np.int32]) -> Any:
-        """Copy the windows of a batch, padded to its longest, for `Model.predict`."""
+    def gather(self, slots: NDArray[np.int32], bins: int | None = None) -> Any:
+        """Copy the windows of a batch, padded to `bins` or to its longest, for `Model.predict`."""
 
     def snapshot(self, slot: int) -> bytes:
         """Pack a slot's window; `restore` of it gives bit-identical predictions."""
