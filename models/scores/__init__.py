@@ -7,7 +7,7 @@ The tables are versioned data (`tables.json`); each names its variant. Rules sha
   is NaN.
 - No age limit: the newest value in the window counts, and its age stands beside it in a prediction.
 - Consciousness comes from `acvpu`; where that is absent, from `gcs`: 15 alert, 9-14 voice, 4-8
-  pain, 3 unresponsive. qSOFA's `gcs` comes from `acvpu` where absent: alert is 15, anything else below.
+  pain, 3 unresponsive. qSOFA's `gcs` comes from `acvpu` where absent: alert is 15, else below.
 - `on_oxygen`, where absent, comes from `fio2` above 0.21.
 - NEWS2's second SpO2 scale is used only where the case orders it, never inferred. With oxygen
   unknown a saturation of 93 and more adds nothing on it; `on_oxygen` is then named as missing.
