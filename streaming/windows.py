@@ -42,6 +42,8 @@ LATE: Final = "late"
 MESSAGE_REASONS: Final = (REDELIVERED, OTHER_CASE, BEFORE_CASE, CASE_CLOSED)
 VALUE_REASONS: Final = (OUT_OF_BOUNDS, LATE)
 _NEVER: Final = 1 << 62
+_MOST_PREVIOUS: Final = 64
+"""Earlier cases of a bed that are remembered; months of them."""
 
 
 class Home(Protocol):
@@ -56,6 +58,9 @@ class Home(Protocol):
 
     def release(self, slot: int) -> None:
         """Empty a slot and take it out of the queue; it may be claimed again."""
+
+    def queued(self, slot: int) -> bool:
+        """Whether a slot's window is due."""
 
 
 @dataclass(slots=True, eq=False)
@@ -189,7 +194,8 @@ class Windows:
             self._partitions[partition] = {}
         known = self._partitions[partition]
         observed = Observed()
-        accepted, beds, slots = observed.rows, observed.beds, []
+        accepted, beds = observed.rows, observed.beds
+        slots: list[int] = []
         done = 0
         """How many of `accepted` are in the windows."""
         for row, bed_id, case_id, ts_ms, offset in _messages(observations, rows):
@@ -323,20 +329,21 @@ class Windows:
         """Give the beds of a home that failed to the homes that now own them, windows included.
 
         Returns:
-            The beds that moved; those that were in its queue or under way are due again.
+            The beds that were in its queue: they are due and no longer in any queue.
         """
-        moved = []
+        due = []
         for bed in self:
             if bed.home is not home:
                 continue
             old, bed.home = bed.slot, self._owner(bed.bed_id)
             if old >= 0:
+                if home.queued(old):
+                    due.append(bed)
                 window = home.store.snapshot(old)
                 home.release(old)
                 self._open(bed)
                 bed.home.store.restore(bed.slot, window)
-            moved.append(bed)
-        return moved
+        return due
 
     def forget(self, partition: int) -> list[Bed]:
         """Drop a partition that was revoked; its beds' slots are free."""
@@ -376,6 +383,7 @@ class Windows:
         """Empty a bed and begin another case, or none. Returns whether there was a window."""
         if bed.case_id is not None and bed.case_id != case_id:
             bed.previous.append(bed.case_id)
+            del bed.previous[:-_MOST_PREVIOUS]
         if case_id in bed.previous:
             bed.previous.remove(case_id)
         emptied = self._empty(bed)
