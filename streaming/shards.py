@@ -193,9 +193,16 @@ class Shards:
                 caps=dict(zip(shard.model.length_buckets, shard.batcher.caps, strict=True)),
             )
 
-    def start(self) -> None:
-        """Start the devices' threads; results come to the loop that runs now."""
+    async def start(self, budget_s: float = 3.0) -> None:
+        """Measure the devices' curves, then start their threads; results come to the loop that runs
+        now.
+
+        Args:
+            budget_s: Time for measuring one device; 0: nothing is measured.
+        """
         self._loop = asyncio.get_running_loop()
+        if budget_s > 0:
+            await asyncio.to_thread(self.measure, budget_s)
         for shard in self.all:
             thread = threading.Thread(
                 target=self._work, args=(shard,), name=f"device-{shard.name}", daemon=True
@@ -203,13 +210,28 @@ class Shards:
             thread.start()
             self._threads.append(thread)
 
-    def stop(self, timeout_s: float = 5.0) -> None:
-        """End the threads once they have done what is under way; results may come no longer."""
+    async def stop(self, timeout_s: float = 2.0) -> None:
+        """End the threads once they have done what is under way; one that hangs is left behind."""
         for shard in self.all:
             shard.work.put(None)
+        await asyncio.to_thread(self._join, timeout_s)
+
+    def _join(self, timeout_s: float) -> None:
         deadline = time.monotonic() + timeout_s
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
+
+    def health(self, stalled_s: float = 10.0) -> dict[str, tuple[bool, str]]:
+        """Each device's state: whether it predicts, and what is in its queue."""
+        parts = {}
+        for shard in self.all:
+            stalled = shard.stalled(stalled_s)
+            state = "failed" if shard.failed else "stalled" if stalled else "works"
+            parts[f"device {shard.name}"] = (
+                state == "works",
+                f"{state}, {len(shard.batcher)} windows wait",
+            )
+        return parts
 
     def owner(self, bed_id: str) -> Shard:
         """The shard of a bed among those that work: rendezvous hashing, so that only a lost
