@@ -1,0 +1,1 @@
+"""Simulated monitors: physiology, events and artefacts; by seed, the same every time."""
