@@ -14,6 +14,7 @@ from typing import Final, TypeVar
 import structlog
 
 from app.lifecycle import Deadline, Health
+from app.ops import Ops
 from app.settings import BadSetting, Settings
 from app.ward import database, retention
 from app.ward.database import DatabaseGone
@@ -47,6 +48,8 @@ class Ward:
     Args:
         settings: The broker, the database, the group, the limits and the retention.
         telemetry: Hears of opened alerts and of the lag.
+        metrics: Prometheus text and its content type; where given, an operations server is started
+            on `ops_port`.
         now_ms: The wall clock.
     """
 
@@ -56,6 +59,7 @@ class Ward:
         self,
         settings: Settings,
         telemetry: Telemetry = SILENT,
+        metrics: Callable[[], tuple[bytes, str]] | None = None,
         now_ms: Callable[[], int] = _now_ms,
     ) -> None:
         if settings.kafka is None:
@@ -76,6 +80,9 @@ class Ward:
             client_id="vitalstream-ward",
         )
         self._producer = Producer(settings.kafka, client_id="vitalstream-ward")
+        self._ops = (
+            None if metrics is None else Ops(settings.host, settings.ops_port, metrics, self.health)
+        )
         self._tasks: list[asyncio.Task[None]] = []
         self._assigning: asyncio.Task[None] | None = None
         self._stopping = asyncio.Event()
@@ -93,6 +100,8 @@ class Ward:
         """Join the group. Raises NotMigrated, BadDatabase, KafkaError; a database that is away is
         awaited.
         """
+        if self._ops is not None:
+            await self._ops.start()
         url = self._settings.database_url
         try:
             if url.startswith("sqlite"):
@@ -133,6 +142,8 @@ class Ward:
                 await asyncio.wait_for(step, max(0.1, deadline.left_s))
             except (KafkaError, TimeoutError) as error:
                 log.warning("kafka did not part cleanly", error=repr(error))
+        if self._ops is not None:
+            await self._ops.stop()
         self._thread.shutdown(wait=False)
         self._ledger.close()
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import socket
 import subprocess
+import tempfile
 import time
 from pathlib import Path
 
@@ -22,6 +24,18 @@ def missing() -> str:
     return ""
 
 
+def _free_port() -> int:
+    """A port nobody listens on, below those that clients are given: those get taken meanwhile."""
+    while True:
+        port = random.randrange(20_000, 32_000)
+        with socket.socket() as free:
+            try:
+                free.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+
+
 class PostgresServer:
     """One server process. Port and data stay the same over `stop` and `start`."""
 
@@ -36,9 +50,7 @@ class PostgresServer:
                 if above.stat().st_uid == 0 and above != Path("/"):
                     above.chmod(above.stat().st_mode | 0o011)
         self._run("initdb", "-D", str(self._folder), "-A", "trust", "-U", "postgres", "--no-sync")
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = _free_port()
 
     def url(self, name: str) -> str:
         """URL of a database, as a person would write it."""
@@ -69,12 +81,14 @@ class PostgresServer:
         self._run("pg_ctl", "-D", str(self._folder), "-m", "immediate", "stop", check=False)
 
     def _run(self, program: str, *args: str, check: bool = True) -> None:
-        done = subprocess.run(
-            [*self._as, str(BIN / program), *args],
-            cwd="/",
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            check=False,
-        )
-        if check and done.returncode:
-            raise RuntimeError(f"{program} failed with {done.returncode}")
+        with tempfile.TemporaryFile() as said:  # a pipe would stay open as long as the server runs
+            done = subprocess.run(
+                [*self._as, str(BIN / program), *args],
+                cwd="/",
+                stdout=said,
+                stderr=said,
+                check=False,
+            )
+            if check and done.returncode:
+                said.seek(0)
+                raise RuntimeError(f"{program}: {said.read().decode(errors='replace')[-500:]}")
