@@ -8,13 +8,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import chain
 from typing import Any, Self
 
 import structlog
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
+from aiokafka.errors import KafkaConnectionError, KafkaError, TopicAlreadyExistsError, for_code
 from aiokafka.errors import MessageSizeTooLargeError as TooLarge
 from aiokafka.structs import RecordMetadata as Sent
 
@@ -22,14 +24,19 @@ __all__ = ["Admin", "KafkaError", "Producer", "Sent", "TooLarge", "TopicPlan"]
 
 log = structlog.get_logger(__name__)
 
+STOP_S = 10.0
+"""Longest wait for what is left to be acknowledged."""
 Headers = Sequence[tuple[str, bytes]]
 
 
 class Producer:
     """Idempotent, acknowledged by all replicas, partitioned by murmur2 of the key as Java's clients do.
 
-    Survives a broker's restart: what is in flight is sent again until `delivery_timeout_s`, then its future fails
-    with KafkaError.
+    Survives a broker's restart: what is in flight is sent again until it is acknowledged, in order and without
+    repeats, however long that takes. What waits for a partition without a leader fails after `delivery_timeout_s`.
+
+    A message that is refused (too large for its topic) leaves a gap in the sequence that idempotence counts, and all
+    that follow it on its partition would be refused as well; therefore the client is made anew after a failure.
     """
 
     def __init__(
@@ -55,6 +62,8 @@ class Producer:
             "metadata_max_age_ms": 30_000,
         }
         self._client: AIOKafkaProducer | None = None
+        self._failed = False
+        self._renewing = asyncio.Lock()
 
     async def __aenter__(self) -> Self:
         try:
@@ -69,14 +78,13 @@ class Producer:
 
     async def start(self) -> None:
         """Connect. Raises KafkaError where no broker answers."""
-        self._client = AIOKafkaProducer(**self._options)
-        await self._client.start()
+        self._client = await self._connect()
 
-    async def stop(self) -> None:
-        """Send what is left and disconnect. May be called twice."""
+    async def stop(self, deadline_s: float = STOP_S) -> None:
+        """Send what is left, for `deadline_s` at most, and disconnect. May be called twice."""
         client, self._client = self._client, None
         if client is not None:
-            await client.stop()
+            await _close(client, deadline_s)
 
     async def send(
         self,
@@ -93,7 +101,10 @@ class Producer:
         Raises:
             KafkaError: No room within the delivery timeout, or the message is too large.
         """
-        future: asyncio.Future[Sent] = await self._live().send(
+        client = self._client
+        if client is None or self._failed:
+            client = await self._renew()
+        future: asyncio.Future[Sent] = await client.send(
             topic, value, key, partition, timestamp_ms, headers
         )
         return future
@@ -102,22 +113,73 @@ class Producer:
         self, topic: str, messages: Iterable[tuple[bytes | None, bytes | None]]
     ) -> list[asyncio.Future[Sent]]:
         """`send` for (key, value) pairs, in order; a future for each."""
-        send = self._live().send
-        return [await send(topic, value, key) for key, value in messages]
+        return [await self.send(topic, key, value) for key, value in messages]
 
     async def flush(self, deadline_s: float = 10.0) -> bool:
         """Wait until all that was taken over is acknowledged or has failed; False past the deadline."""
+        if self._client is None:
+            return True
         try:
-            await asyncio.wait_for(self._live().flush(), deadline_s)
+            await asyncio.wait_for(self._client.flush(), deadline_s)
         except TimeoutError:
             log.warning("flush ran out of time", deadline_s=deadline_s)
             return False
         return True
 
-    def _live(self) -> AIOKafkaProducer:
-        if self._client is None:
-            raise RuntimeError("producer: not started")
-        return self._client
+    async def _connect(self) -> AIOKafkaProducer:
+        client = AIOKafkaProducer(**self._options)
+        accumulator = client._message_accumulator
+        append_batch = accumulator._append_batch
+
+        def append(*args: Any) -> Any:
+            batch = append_batch(*args)
+            batch.future.add_done_callback(partial(self._note, client))
+            return batch
+
+        accumulator._append_batch = append
+        try:
+            await client.start()
+        except BaseException:
+            await client.stop()
+            raise
+        return client
+
+    def _note(self, client: AIOKafkaProducer, batch: asyncio.Future[Any]) -> None:
+        if client is self._client and not batch.cancelled() and batch.exception() is not None:
+            self._failed = True
+
+    async def _renew(self) -> AIOKafkaProducer:
+        async with self._renewing:
+            old = self._client
+            if old is None:
+                raise KafkaConnectionError("producer: not connected")
+            if not self._failed:
+                return old
+            log.warning("producer made anew after a failed batch")
+            # In order: what the old client still holds goes first.
+            await self.flush(STOP_S)
+            self._client = await self._connect()
+            self._failed = False
+            await _close(old, STOP_S)
+            return self._client
+
+
+async def _close(client: AIOKafkaProducer, deadline_s: float) -> None:
+    try:
+        await asyncio.wait_for(client.stop(), deadline_s)
+    except TimeoutError:
+        log.warning("producer stopped with messages that were not acknowledged")
+        # The sender first: it stumbles over batches that failed behind its back.
+        results = await asyncio.gather(
+            asyncio.wait_for(client._sender.close(), 1.0),
+            client.client.close(),
+            return_exceptions=True,
+        )
+        log.debug("producer cut off", results=[repr(result) for result in results])
+        accumulator = client._message_accumulator
+        for batch in [*chain(*accumulator._batches.values()), *accumulator._pending_batches]:
+            batch.failure(KafkaConnectionError("producer stopped"))
+            batch._drain_waiter.exception()  # nobody waits for it any more
 
 
 @dataclass(frozen=True, slots=True)
