@@ -1,4 +1,4 @@
-"""A process's own small HTTP server for operations: metrics and health, no patient data, no token."""
+"""A process's own small HTTP server: metrics and health, no patient data, no token."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -277,15 +277,19 @@ class Publisher:
 class Worker:
     """A worker process."""
 
-    def __init__(self, servers: str, log: Path, *options: str, **settings: object) -> None:
+    def __init__(self, servers: str, log: Path, command: Sequence[str], **settings: object) -> None:
         self._log = log.open("ab")
         environment = {
             name: value for name, value in os.environ.items() if not name.startswith("VITALSTREAM_")
         }
         environment |= {f"VITALSTREAM_{k.upper()}": str(v) for k, v in settings.items()}
-        environment |= {"VITALSTREAM_KAFKA": servers, "OMP_NUM_THREADS": "1"}
+        environment |= {
+            "VITALSTREAM_KAFKA": servers,
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": str(ROOT),
+        }
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "app.roles.worker", *options],
+            list(command),
             cwd=ROOT,
             env=environment,
             stdout=self._log,
@@ -354,6 +358,8 @@ class Chaos:
     session_timeout_ms: int = 6_000
     partitions: int = 6
     settle_s: float = 60
+    group: str = "vitalstream"
+    command: Sequence[str] = (sys.executable, "-m", "app.roles.worker")
     restart_broker: Callable[[], None] | None = None
     workers: list[Worker] = field(default_factory=list)
 
@@ -362,9 +368,11 @@ class Chaos:
         worker = Worker(
             self.servers,
             self.folder / f"worker-{len(self.workers)}.log",
+            self.command,
             emit="each",
             session_timeout_ms=self.session_timeout_ms,
             snapshot_every_s=2,
+            group=self.group,
             partitions=self.partitions,
         )
         self.workers.append(worker)
@@ -389,6 +397,10 @@ class Chaos:
                 if worker.process.returncode is None:
                     worker.signal(signal.SIGCONT)
                     worker.stop()
+
+    def calm(self) -> Iterator[float]:
+        """Nothing happens."""
+        yield 1.0
 
     def kill(self) -> Iterator[float]:
         """SIGKILL the worker under load, start another."""

@@ -1,4 +1,4 @@
-"""Compacted topics followed whole: who lies in which bed, and which beds have an open high alert."""
+"""Compacted topics followed whole: who lies in which bed, which beds have an open high alert."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ AGAIN_S = 1.0
 class Follower:
     """Reads a topic to its end (`load`), then goes on for ever (`run`), without a group.
 
-    Every worker follows all partitions: the topics hold a few records a bed, and nothing has to be handed over when
-    partitions move.
+    Every worker follows all partitions: the topics hold a few records a bed, and nothing has to be
+    handed over when partitions move.
     """
 
     def __init__(self, servers: str, topic: str, take: Callable[[Record], None]) -> None:
@@ -59,21 +59,22 @@ class Cases:
 
     Args:
         servers: Kafka.
-        changed: Called with a bed, its case (None: tombstone) and the record's time in ms, after `load` only.
+        changed: Called after `load` with the partition, the bed, its case (None: tombstone) and the
+            record's time in ms.
     """
 
     def __init__(
         self,
         servers: str,
-        changed: Callable[[str, Case | None, int], None],
+        changed: Callable[[int, str, Case | None, int], None],
         telemetry: Telemetry = SILENT,
     ) -> None:
         self._follower = Follower(servers, CASES, self._take)
         self._changed = changed
         self._telemetry = telemetry
         self._live = False
-        self.known: dict[str, tuple[Case | None, int]] = {}
-        """Bed to its newest case, None after a tombstone, and the time of the record."""
+        self.known: dict[int, dict[str, tuple[Case | None, int]]] = {}
+        """Partition, bed: the newest case, None after a tombstone, and the time of the record."""
 
     async def load(self) -> None:
         """Read all cases. Raises KafkaError, TimeoutError."""
@@ -98,9 +99,9 @@ class Cases:
             )
             return
         self._telemetry.message(CASES, "accepted")
-        self.known[bed_id] = (case, record.timestamp)
+        self.known.setdefault(record.partition, {})[bed_id] = (case, record.timestamp)
         if self._live:
-            self._changed(bed_id, case, record.timestamp)
+            self._changed(record.partition, bed_id, case, record.timestamp)
 
 
 class Urgent:

@@ -1,4 +1,4 @@
-"""What the pipeline sends, kept until it is acknowledged; acknowledgements are handed back in bulk."""
+"""What is sent is kept until it is acknowledged; acknowledgements are handed back in bulk."""
 
 from __future__ import annotations
 
