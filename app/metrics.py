@@ -1,9 +1,12 @@
-"""Prometheus: the one door to its client. Names are promises that dashboards and alert rules stand on."""
+"""What the stream tells about itself, as Prometheus reads it. No bed and no case is ever a label.
+
+The names are a contract with `deploy/prometheus` and `deploy/grafana`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Mapping
+from typing import Final
 
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
@@ -11,135 +14,191 @@ from prometheus_client import (
     Counter,
     Gauge,
     Histogram,
-    PlatformCollector,
-    ProcessCollector,
+    disable_created_metrics,
     generate_latest,
 )
-from prometheus_client.core import GaugeMetricFamily
-from prometheus_client.registry import Collector
+from prometheus_client.gc_collector import GCCollector
+from prometheus_client.process_collector import ProcessCollector
 
+from app.lifecycle import Health
 from streaming.telemetry import Telemetry
 
-if TYPE_CHECKING:
-    from app.lifecycle import Health
+CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
 
-_LATENCY_S = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 60)
-_BATCH = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
-
-
-class _Parts(Collector):
-    """Asks the roles' health at each scrape, so that a dashboard sees what readiness says."""
-
-    def __init__(self) -> None:
-        self.sources: dict[str, Callable[[], Mapping[str, Health]]] = {}
-
-    def collect(self) -> Iterator[GaugeMetricFamily]:
-        family = GaugeMetricFamily(
-            "vitalstream_part_ok", "Whether a part does its work (1) or not (0).", labels=["role", "part"]
-        )
-        for role, health in self.sources.items():
-            for part, state in health().items():
-                family.add_metric([role, part], float(state.ok))
-        yield family
+_SHORT_S: Final = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+_LONG_S: Final = (
+    *(0.002, 0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5),
+    *(5.0, 10.0, 30.0),
+)
+_SIZES: Final = tuple(float(1 << i) for i in range(14))
 
 
 class Metrics(Telemetry):
-    """All metrics of one process; no bed or case in any label."""
-
-    content_type = CONTENT_TYPE_LATEST
+    """All metrics of one process, in a registry of its own."""
 
     def __init__(self) -> None:
-        self._registry = CollectorRegistry()
-        self._parts = _Parts()
-        self._registry.register(self._parts)
-        ProcessCollector(registry=self._registry)
-        PlatformCollector(registry=self._registry)
-
-        def counter(name: str, text: str, *labels: str) -> Counter:
-            return Counter(f"vitalstream_{name}", text, labels, registry=self._registry)
-
-        def gauge(name: str, text: str, *labels: str) -> Gauge:
-            return Gauge(f"vitalstream_{name}", text, labels, registry=self._registry)
-
-        def histogram(
-            name: str, text: str, buckets: tuple[float, ...], *labels: str
-        ) -> Histogram:
-            return Histogram(
-                f"vitalstream_{name}", text, labels, registry=self._registry, buckets=buckets
-            )
-
-        self._messages = counter(
-            "messages", "Messages read or written.", "topic", "outcome"
+        disable_created_metrics()
+        self.registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        GCCollector(registry=registry)
+        self._messages = Counter(
+            "vitalstream_messages",
+            "Messages read or written, by what became of them.",
+            ["topic", "outcome"],
+            registry=registry,
         )
-        self._dead = counter("dead_letters", "Messages that could not be used.", "reason")
-        self._predictions = counter("predictions", "Predictions made.", "device")
-        self._skipped = counter("skipped", "Work left undone on purpose.", "reason")
-        self._flushes = counter("batches", "Batches flushed.", "device", "reason")
-        self._size = histogram("batch_size", "Windows in a batch.", _BATCH, "device")
-        self._queue = histogram(
-            "queue_seconds", "A window's wait for its batch.", _LATENCY_S, "device"
+        self._dead_letters = Counter(
+            "vitalstream_dead_letters",
+            "Messages that could not be used, by reason.",
+            ["reason"],
+            registry=registry,
         )
-        self._inference = histogram(
-            "inference_seconds", "A batch in the network.", _LATENCY_S, "device"
+        self._predictions = Counter(
+            "vitalstream_predictions",
+            "Windows predicted, by device.",
+            ["device"],
+            registry=registry,
         )
-        self._end_to_end = histogram(
-            "end_to_end_seconds",
-            "Broker timestamp of the newest sample to its prediction acknowledged.",
-            _LATENCY_S,
+        self._skipped = Counter(
+            "vitalstream_skipped",
+            "Work left undone on purpose, by reason.",
+            ["reason"],
+            registry=registry,
         )
-        self._lag = gauge(
-            "consumer_lag", "Messages between position and end.", "topic", "partition"
+        self._batch_size = Histogram(
+            "vitalstream_batch_size",
+            "Windows of a batch.",
+            ["device", "flush"],
+            buckets=_SIZES,
+            registry=registry,
         )
-        self._beds = gauge("beds", "Beds in each state.", "state")
-        self._share = gauge("expert_share", "Mean share of each expert in the last batch.", "expert")
-        self._alerts = counter("alerts", "Alerts opened.", "kind", "priority")
+        self._queue = Histogram(
+            "vitalstream_queue_seconds",
+            "Time of a window from entering its device's queue to its batch's start.",
+            ["device"],
+            buckets=_SHORT_S,
+            registry=registry,
+        )
+        self._inference = Histogram(
+            "vitalstream_inference_seconds",
+            "Time of a batch in the model.",
+            ["device"],
+            buckets=_SHORT_S,
+            registry=registry,
+        )
+        self._end_to_end = Histogram(
+            "vitalstream_end_to_end_seconds",
+            "From the sample's broker timestamp to the acknowledgement of its prediction.",
+            buckets=_LONG_S,
+            registry=registry,
+        )
+        self._lag = Gauge(
+            "vitalstream_consumer_lag",
+            "Messages between the position and the end of a partition.",
+            ["topic", "partition"],
+            registry=registry,
+        )
+        self._beds = Gauge("vitalstream_beds", "Beds in each state.", ["state"], registry=registry)
+        self._share = Gauge(
+            "vitalstream_expert_share",
+            "Mean share of each expert in the newest batch.",
+            ["expert"],
+            registry=registry,
+        )
+        self._alerts = Counter(
+            "vitalstream_alerts", "Alerts opened.", ["kind", "priority"], registry=registry
+        )
+        self._part_ok = Gauge(
+            "vitalstream_part_ok",
+            "Whether a part of this process does its work (1) or not (0): what /health/ready says.",
+            ["part"],
+            registry=registry,
+        )
+        self._requests = Histogram(
+            "vitalstream_http_seconds",
+            "Time to answer a REST request.",
+            ["method", "route", "status"],
+            buckets=_LONG_S,
+            registry=registry,
+        )
+        self._readers = Gauge("vitalstream_stream_readers", "Open live streams.", registry=registry)
+        self._conflated = Counter(
+            "vitalstream_stream_conflated",
+            "Events that a newer one of the same bed replaced before a slow reader took them.",
+            registry=registry,
+        )
+        self._health: list[Callable[[], Mapping[str, Health]]] = []
 
-    def watch(self, role: str, health: Callable[[], Mapping[str, Health]]) -> None:
-        """Show a role's parts as `vitalstream_part_ok`."""
-        self._parts.sources[role] = health
+    def watch(self, health: Callable[[], Mapping[str, Health]]) -> None:
+        """Export what this says of each part, asked at every scrape."""
+        self._health.append(health)
 
     def exposition(self) -> bytes:
-        """All metrics in Prometheus' text format."""
-        return generate_latest(self._registry)
+        """Prometheus' text format."""
+        for health in self._health:
+            for part, state in health().items():
+                self._part_ok.labels(part).set(float(state.ok))
+        return generate_latest(self.registry)
 
-    def __call__(self) -> tuple[bytes, str]:
-        """Text and its content type, as an operations server wants them."""
-        return self.exposition(), self.content_type
+    def page(self) -> tuple[bytes, str]:
+        """The text and its content type, as `app.ops.Ops` serves them."""
+        return self.exposition(), CONTENT_TYPE
 
     def message(self, topic: str, outcome: str, count: int = 1) -> None:
+        """Count messages."""
         self._messages.labels(topic, outcome).inc(count)
 
     def dead_letter(self, reason: str, count: int = 1) -> None:
-        self._dead.labels(reason).inc(count)
+        """Count dead letters."""
+        self._dead_letters.labels(reason).inc(count)
 
     def skipped(self, reason: str, count: int = 1) -> None:
+        """Count what was left undone."""
         self._skipped.labels(reason).inc(count)
 
     def batch(
         self, device: str, size: int, reason: str, waited_s: Iterable[float], inference_s: float
     ) -> None:
+        """Observe one batch."""
         self._predictions.labels(device).inc(size)
-        self._flushes.labels(device, reason).inc()
-        self._size.labels(device).observe(size)
-        self._inference.labels(device).observe(inference_s)
-        queue = self._queue.labels(device)
+        self._batch_size.labels(device, reason).observe(size)
+        observe = self._queue.labels(device).observe
         for seconds in waited_s:
-            queue.observe(seconds)
+            observe(seconds)
+        self._inference.labels(device).observe(inference_s)
 
     def end_to_end(self, seconds: Iterable[float]) -> None:
-        for one in seconds:
-            self._end_to_end.observe(one)
+        """Observe acknowledged predictions."""
+        observe = self._end_to_end.observe
+        for value in seconds:
+            observe(value)
 
     def lag(self, topic: str, partition: int, messages: int) -> None:
+        """Set a partition's lag."""
         self._lag.labels(topic, str(partition)).set(messages)
 
     def beds(self, states: Mapping[str, int]) -> None:
+        """Set the beds of each state."""
         for state, count in states.items():
             self._beds.labels(state).set(count)
 
     def expert_share(self, shares: Mapping[str, float]) -> None:
+        """Set the experts' shares."""
         for expert, share in shares.items():
             self._share.labels(expert).set(share)
 
     def alert(self, kind: str, priority: str) -> None:
+        """Count an opened alert."""
         self._alerts.labels(kind, priority).inc()
+
+    def request(self, method: str, route: str, status: int, seconds: float) -> None:
+        """Observe a REST request; `route` is the template, never the path."""
+        self._requests.labels(method, route, str(status)).observe(seconds)
+
+    def readers(self, count: int) -> None:
+        """Set the number of open live streams."""
+        self._readers.set(count)
+
+    def conflated(self, count: int) -> None:
+        """Count events that slow readers did not get."""
+        self._conflated.inc(count)

@@ -1,11 +1,13 @@
-"""Settings of every role: options win over the environment (`VITALSTREAM_…`), which wins over a TOML file.
+"""Settings of every role: options win over the environment (`VITALSTREAM_…`), that over a TOML file.
 
 The only module that reads the environment. One name per option.
 """
 
 from __future__ import annotations
 
+import ipaddress
 import os
+import re
 import tomllib
 from pathlib import Path
 from typing import Any, Literal
@@ -26,10 +28,10 @@ class Settings(BaseSettings):
     kafka: str | None = Field(None, description="Kafka bootstrap servers, HOST:PORT[,…].")
     database: str | None = Field(
         None,
-        description="SQLAlchemy URL, postgresql://… or sqlite:///…; default: data_dir/vitalstream.db.",
+        description="postgresql://… or sqlite:///…; default: vitalstream.db in --data-dir.",
     )
     token: str | None = Field(None, min_length=8, description="Bearer token of the REST API.")
-    host: str = Field("127.0.0.1", description="Address the API listens on.")
+    host: str = Field("127.0.0.1", description="Address the process listens on.")
     port: int = Field(8000, ge=0, le=65535, description="Port of the API; 0 takes a free one.")
     ops_port: int = Field(
         0,
@@ -75,6 +77,9 @@ class Settings(BaseSettings):
         "info", description="Log level."
     )
     log_format: Literal["json", "console"] = Field("console", description="Form of log lines.")
+    beds: int = Field(24, ge=1, le=100_000, description="Simulated beds.")
+    seed: int = Field(0, ge=0, description="Seed of the simulator: the same, the same ward.")
+    simulator: bool = Field(True, description="Whether `run` simulates monitors.")
 
     @field_validator("kafka")
     @classmethod
@@ -85,21 +90,60 @@ class Settings(BaseSettings):
                 raise ValueError("HOST:PORT, comma-separated")
         return value
 
+    @field_validator("devices")
+    @classmethod
+    def _devices(cls, value: str) -> str:
+        if not re.fullmatch(r"(cpu|cuda(:\d+)?)(,(cpu|cuda(:\d+)?))*", value):
+            raise ValueError("cpu, cuda or cuda:N, comma-separated")
+        return value
+
+    @field_validator("database")
+    @classmethod
+    def _database(cls, value: str | None) -> str | None:
+        if value is not None and not re.match(r"(sqlite|postgres(ql)?)(\+\w+)?://", value):
+            raise ValueError("sqlite:///PATH or postgresql://USER:PASSWORD@HOST/NAME")
+        return value
+
+    @field_validator("token")
+    @classmethod
+    def _token(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"[A-Za-z0-9._~+/=-]+", value):
+            raise ValueError("letters, digits and ._~+/=- (RFC 6750)")
+        return value
+
+    @property
+    def loopback(self) -> bool:
+        """Whether only this machine can reach `host`."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
     @property
     def database_url(self) -> str:
         """The database in use."""
         return self.database or f"sqlite:///{self.data_dir / 'vitalstream.db'}"
 
 
+def masked(url: str) -> str:
+    """A database URL without its password and options."""
+    return re.sub(r"://([^@/:]*):[^@]*@", r"://\1:***@", url).partition("?")[0]
+
+
 def load(config: Path | None = None, **options: Any) -> Settings:
     """Read settings; options that are None are not given. Raises BadSetting with one line."""
     given = {name: value for name, value in options.items() if value is not None}
     file: dict[str, Any] = {}
+    if config is None and (named := os.environ.get("VITALSTREAM_CONFIG")):
+        config = Path(named)
     if config is not None:
         try:
             file = tomllib.loads(config.read_text())
-        except (OSError, tomllib.TOMLDecodeError) as error:
-            raise BadSetting(f"config: {config}: {error}") from error
+        except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            what = getattr(error, "strerror", None) or str(error)
+            raise BadSetting(f"config: {str(config)!r} is not allowed: {what}") from error
     beneath = {
         name: value
         for name, value in file.items()
@@ -108,7 +152,17 @@ def load(config: Path | None = None, **options: Any) -> Settings:
     try:
         return Settings(**{**beneath, **given})
     except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"])
-        shown = "(not shown)" if name in ("token", "database") else repr(first["input"])
-        raise BadSetting(f"{name}: {shown} is not allowed: {first['msg']}") from error
+        raise BadSetting(_line(error)) from None
+
+
+def _line(error: ValidationError) -> str:
+    """The first thing that is wrong: setting, value, what is allowed; never a secret."""
+    first = error.errors()[0]
+    name = ".".join(str(part) for part in first["loc"])
+    if name not in Settings.model_fields:
+        return f"{name}: there is no such setting; see `vitalstream run --help`"
+    shown = "the value" if name == "token" else ascii(first["input"])
+    if name == "database":
+        shown = ascii(masked(str(first["input"])))
+    what = first["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    return f"{name}: {shown} is not allowed: {what}"
