@@ -1,4 +1,4 @@
-"""The command line. A role is a command; a setting is an option, an environment variable, a TOML key."""
+"""The command line: a command for every role, an option for every setting."""
 
 from __future__ import annotations
 
@@ -249,7 +249,7 @@ def migrate(settings: Settings) -> None:
 
 @command("check", *_CLUSTER, *_STORE, *_API, "data")
 def check(settings: Settings) -> None:
-    """Say what is configured, can be reached and was chosen; exit code 1 where a part is missing."""
+    """Say what is configured, reachable and chosen; exit code 1 where a part is missing."""
     from app.roles.check import check as examine
 
     if not _wait(examine(settings)):
@@ -315,7 +315,7 @@ def _nothing_started(*_: object) -> None:
 
 
 def main() -> None:
-    """Entry of `vitalstream`. Exit codes: 0 done, 1 failed, 2 bad setting or option, with one line."""
+    """Run `vitalstream`: exit code 0 done, 1 failed, 2 bad setting or option; one line says what."""
     try:
         code = cli(standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)

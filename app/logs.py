@@ -1,4 +1,4 @@
-"""Structured logs on stderr, as JSON or for people. They hold no patient data: no values, no case."""
+"""Structured logs on stderr, as JSON or for people, without patient data: no values, no case."""
 
 from __future__ import annotations
 

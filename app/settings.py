@@ -1,4 +1,4 @@
-"""Settings of every role: options win over the environment (`VITALSTREAM_…`), that over a TOML file.
+"""Settings of every role: options win over the environment, which wins over a TOML file.
 
 The only module that reads the environment. One name per option.
 """

@@ -1,4 +1,4 @@
-"""A role that is made when it starts: its imports are heavy, or what it needs is not known before."""
+"""A role that is made when it starts: imports are heavy, and needs may not be known before."""
 
 from __future__ import annotations
 
