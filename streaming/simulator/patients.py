@@ -18,6 +18,16 @@ UnitType = Literal["medical", "surgical", "coronary", "cardiac_surgery", "neuro"
 
 SCENARIOS: Final = ("stable", "sepsis", "bleeding", "desaturation", "arrhythmia")
 _SHARES: Final = (0.50, 0.16, 0.10, 0.12, 0.12)
+_SHOWN: Final = (
+    ("sepsis", -3.0),
+    ("stable", 0.0),
+    ("desaturation", -1.0),
+    ("stable", 0.0),
+    ("bleeding", -0.4),
+    ("stable", 0.0),
+    ("arrhythmia", -1.0),
+)
+"""The first beds: scenario and hours from going live to its onset."""
 
 HOUR_MS: Final = 3_600_000
 
@@ -120,8 +130,10 @@ def admit(beds: int, seed: int) -> Patients:
     """Fill a ward. The first beds show every scenario, so that a small ward is worth looking at."""
     rng = np.random.default_rng([seed, 1])
     scenario = rng.choice(len(SCENARIOS), beds, p=_SHARES)
-    shown = (1, 0, 3, 0, 2, 0, 4)
-    scenario[: len(shown)] = shown[:beds]
+    shown = _SHOWN[:beds]
+    scenario[: len(shown)] = [SCENARIOS.index(name) for name, _ in shown]
+    onset_h = rng.uniform(-5.0, 1.0, beds)
+    onset_h[: len(shown)] = [hours for _, hours in shown]
     profile = rng.choice(len(PROFILES), beds, p=[p.share for p in PROFILES])
     mean = np.array([80.0, 124.0, 68.0, 36.9, 16.0, 97.0])
     spread = np.array([9.0, 12.0, 7.0, 0.25, 2.0, 1.1])
@@ -130,7 +142,7 @@ def admit(beds: int, seed: int) -> Patients:
         bed_ids=tuple(bed_id(i) for i in range(beds)),
         scenario=scenario,
         profile=profile,
-        onset_s=rng.uniform(-5.0, 1.0, beds) * 3_600,
+        onset_s=onset_h * 3_600,
         normal=normal,
         ventilated=rng.random(beds) < 0.25,
         oxygen=np.where(rng.random(beds) < 0.4, rng.choice([0.28, 0.35, 0.4, 0.5], beds), 0.21),
