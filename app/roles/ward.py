@@ -21,7 +21,7 @@ from app.ward.database import DatabaseGone
 from app.ward.desk import TOPICS, Desk
 from app.ward.ledger import Fenced, Ledger
 from streaming.codec import encode
-from streaming.consumer import GroupConsumer, KafkaError, TopicPartition
+from streaming.consumer import GroupConsumer, KafkaError, Record, TopicPartition
 from streaming.messages import ALERTS, PREDICTIONS, VITALS
 from streaming.producer import Producer
 from streaming.telemetry import SILENT, Telemetry
@@ -34,7 +34,7 @@ POLL_S: Final = 0.1
 TICK_S: Final = 1.0
 PUBLISH_S: Final = 1.0
 COMMIT_S: Final = 10.0
-PURGE_S: Final = 60.0
+PURGE_S: Final = 600.0
 BACKOFF_S: Final = (0.2, 0.5, 1.0, 2.0, 3.0)
 
 
@@ -90,6 +90,7 @@ class Ward:
         self._ready = False
         self._failures = 0
         self._retry_at = 0.0
+        self._turn = 0
         self._database = Health(False, "not asked yet")
         self._kafka = Health(False, "not connected yet")
         self._heard_since: dict[int, int] = {}
@@ -171,21 +172,21 @@ class Ward:
                     self._assigning.result()
                 self._assigning = None
             batches = await self._consumer.poll(timeout_ms=200)
-            epoch = self._consumer.epoch
+            turn = self._turn  # what is delivered now was resumed in this turn
             if batches:
-                for partition, offset in (await self._do(self._take, batches, epoch)).items():
-                    if epoch == self._consumer.epoch and partition in self._consumer.assignment:
+                for partition, offset in (await self._do(self._take, batches, turn)).items():
+                    if turn == self._turn and partition in self._consumer.assignment:
                         self._consumer.seek(partition, offset)
             await self._write()
             await asyncio.sleep(max(0.0, POLL_S - (time.monotonic() - began)))
 
     def _take(
-        self, batches: Mapping[TopicPartition, list[object]], epoch: int
+        self, batches: Mapping[TopicPartition, list[Record]], turn: int
     ) -> dict[TopicPartition, int]:
         now_ms = self._now_ms()
         back: dict[TopicPartition, int] = {}
         for at, records in batches.items():
-            offset = self._desk.take((at.topic, at.partition), records, epoch, now_ms)
+            offset = self._desk.take((at.topic, at.partition), records, turn, now_ms)
             if offset is not None:
                 back[at] = offset
         return back
@@ -247,11 +248,15 @@ class Ward:
 
     def _on_assigned(self, partitions: frozenset[TopicPartition], epoch: int) -> None:
         self._desk_ready(False)
+        self._turn += 1
+        self._consumer.pause(*partitions)
         if self._assigning is not None:
             self._assigning.cancel()
-        self._assigning = asyncio.create_task(self._assign(partitions, epoch), name="ward assign")
+        self._assigning = asyncio.create_task(
+            self._assign(partitions, epoch, self._turn), name="ward assign"
+        )
 
-    async def _assign(self, partitions: frozenset[TopicPartition], epoch: int) -> None:
+    async def _assign(self, partitions: frozenset[TopicPartition], epoch: int, turn: int) -> None:
         numbers = sorted({at.partition for at in partitions})
         failures = 0
         while not self._stopping.is_set():
@@ -260,7 +265,7 @@ class Ward:
                     (at.topic, at.partition): end
                     for at, end in (await self._consumer.end_offsets(partitions)).items()
                 }
-                starts = await self._do(self._desk.assign, epoch, numbers, ends)
+                starts = await self._do(self._desk.assign, turn, numbers, ends)
                 break
             except (DatabaseGone, KafkaError, TimeoutError) as error:
                 if isinstance(error, DatabaseGone):
@@ -355,7 +360,9 @@ class Ward:
 
     async def _purge(self) -> None:
         """Delete what is older than the retention, a batch at a time."""
+        wait_s = PURGE_S
         while True:
+            await asyncio.sleep(wait_s)
             before_ms = self._now_ms() - self._settings.retention_days * retention.DAY_MS
             wait_s = PURGE_S
             if self._ready and not self._failures:
@@ -364,7 +371,6 @@ class Ward:
                     wait_s = 1.0 if gone else PURGE_S
                 except DatabaseGone:
                     log.info("nothing deleted while the database is away")
-            await asyncio.sleep(wait_s)
 
     async def _leave(self) -> None:
         await self._do(self._desk.write, self._now_ms(), True)

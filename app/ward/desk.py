@@ -40,7 +40,10 @@ ALERTS_EVERY_MS: Final = 1_000
 ALERTS_MANY_EVERY_MS: Final = 5_000
 MANY_BEDS: Final = 250
 """Changed beds above which their memory is written less often."""
-TRENDS_EVERY_MS: Final = 10_000
+TRENDS_EVERY_MS: Final = 2_000
+TRENDS_MANY_EVERY_MS: Final = 10_000
+MANY_ROWS: Final = 1_000
+"""Trend rows above which they are written less often."""
 MOST_KEPT: Final = 2_000
 MOST_FRESH: Final = 50_000
 
@@ -184,7 +187,8 @@ class Desk:
         due = everything or now_ms - self._wrote_ms["alerts"] >= wait_ms
         if self.engine.moved or len(self._kept) > MOST_KEPT or (due and self._moved["alerts"]):
             changed = self._write_alerts(now_ms)
-        due = everything or now_ms - self._wrote_ms["trends"] >= TRENDS_EVERY_MS
+        wait_ms = TRENDS_MANY_EVERY_MS if len(self._trends) > MANY_ROWS else TRENDS_EVERY_MS
+        due = everything or now_ms - self._wrote_ms["trends"] >= wait_ms
         if self._moved["trends"] and (due or len(self._trends) > MOST_FRESH):
             self._write_trends(now_ms)
         return changed
@@ -211,7 +215,7 @@ class Desk:
         moved = list(self.engine.moved.values())
         beds = [self.engine.beds[bed_id] for bed_id in self.engine.dirty]
         moves = {place: self._at["alerts"][place] for place in self._places(moved)}
-        forestalled = self._ledger.write_alerts(moves, self._kept, beds, moved)
+        forestalled = self._ledger.write_alerts(moves, self._kept, beds, moved, now_ms)
         lost = {alert.id for alert in forestalled}
         for alert in moved:
             if alert.id not in lost:

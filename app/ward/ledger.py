@@ -140,6 +140,7 @@ class Ledger:
         kept: Iterable[Kept],
         beds: Iterable[Bed],
         moved: Sequence[Standing],
+        now_ms: int,
     ) -> list[Standing]:
         """Write what the alert engine did, with how far it has read.
 
@@ -148,6 +149,7 @@ class Ledger:
             kept: Predictions for the history.
             beds: Beds whose memory changed.
             moved: Alerts that changed.
+            now_ms: Wall clock.
 
         Returns:
             Alerts that somebody else had changed meanwhile, as they are in the database: this
@@ -166,7 +168,7 @@ class Ledger:
             self._advance(connection, "alerts", positions)
             _upsert(connection, PREDICTIONS, [_columns(newest[key]) for key in sorted(newest)])
             states = [
-                (bed.bed_id, bed.partition, bed.heard_ms, _BED_OF.encode(bed))
+                (bed.bed_id, bed.partition, now_ms, _BED_OF.encode(bed))
                 for bed in sorted(beds, key=lambda bed: bed.bed_id)
             ]
             _upsert(connection, BEDS, states)

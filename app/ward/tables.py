@@ -73,7 +73,7 @@ BEDS: Final = Table(
     METADATA,
     Column("bed_id", String, primary_key=True),
     Column("partition", Integer, nullable=False),
-    Column("seen_ms", BigInteger, nullable=False, doc="Wall clock when last heard of."),
+    Column("seen_ms", BigInteger, nullable=False, doc="Wall clock when last written."),
     Column("state", LargeBinary, nullable=False, doc="Timers of the alert engine, JSON."),
     Index("ward_beds_by_partition", "partition"),
 )

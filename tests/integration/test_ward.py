@@ -20,6 +20,7 @@ from app.roles.ward import Ward
 from app.settings import Settings
 from app.ward import database
 from app.ward.database import NotMigrated
+from app.ward.ledger import Ledger
 from app.ward.store import Store
 from streaming.consumer import Reader
 from streaming.messages import (
@@ -245,6 +246,25 @@ async def test_database_gone_and_back_loses_nothing(stream: Any, postgres: Any) 
         await until(lambda: check_all(store, start_ms, 101))
         await until(lambda: all(part.ok for part in ward.health().values()))
     store.close()
+
+
+async def test_partitions_taken_by_a_late_ward_are_taken_back(stream: Any, postgres: Any) -> None:
+    """A ward that was away and claims what is not its own any more cannot make anybody lose."""
+    url = postgres.create(f"late_{os.getpid()}")
+    database.migrate(url)
+    store, late = Store(url), Ledger(url)
+    start_ms = now_ms() - 100_000
+    async with Producer(stream.servers) as producer, ward_on(stream, url):
+        await publish(producer, start_ms, 0, 30)
+        await until(lambda: len(store.latest()) == len(BEDS))
+        late.renew()
+        for topic in (VITALS, PREDICTIONS):
+            late.claim("alerts", [(topic, p) for p in range(stream.partitions)])
+        late.claim("trends", [(VITALS, p) for p in range(stream.partitions)])
+        await publish(producer, start_ms, 30, 71)
+        await until(lambda: check_all(store, start_ms, 101))
+    store.close()
+    late.close()
 
 
 async def test_silence_is_told_and_ends(stream: Any, tmp_path: Path) -> None:

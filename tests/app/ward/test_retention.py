@@ -48,7 +48,8 @@ def test_old_rows_go_in_batches_and_open_alerts_stay(database_url: str) -> None:
     body = zlib.compress(b"{}")
     kept = [Kept("A", ts, "", "1", 0, ts, body) for ts in (1, 2, 3, NOW)]
     alerts = [alert("old", "closed", "x"), alert("standing", "open", "y")]
-    ledger.write_alerts(at, kept, [Bed("A", 0, heard_ms=NOW), Bed("B", 0, heard_ms=5)], alerts)
+    ledger.write_alerts(at, kept, [Bed("B", 0)], alerts, 5)
+    ledger.write_alerts(at, [], [Bed("A", 0)], [], NOW)
     rows = [(("A", "hr", ts), Minute(1, 1.0, 1, 1, 1, ts, 1)) for ts in (0, 60_000, NOW)]
     ledger.write_trends(at, rows)
 

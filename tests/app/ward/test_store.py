@@ -57,7 +57,7 @@ def standing(alert_id: str, bed_id: str = "A", kind: str = "sepsis") -> Standing
 
 
 def put(ledger: Ledger, *alerts: Standing) -> None:
-    ledger.write_alerts({(VITALS, 0): Position(1, NOW)}, [], [], alerts)
+    ledger.write_alerts({(VITALS, 0): Position(1, NOW)}, [], [], alerts, NOW)
 
 
 def test_actions_follow_the_states(store: Store, ledger: Ledger) -> None:
