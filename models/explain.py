@@ -1,0 +1,41 @@
+"""Drivers: which signals make the leading risk what it is.
+
+The effect of a signal is the calibrated log-odds minus what they would be had it never been
+measured, the rest of the window and the experts' shares as they are. The leading risk is the one
+highest above its threshold, in log-odds. Exact, not sampled: it is the network itself, run once
+for every signal.
+
+Axes: B windows, S signals, R risks, K drivers.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from models.calibration import Calibration
+from models.network import Network, Said
+
+DRIVERS: Final = 5
+
+
+def effects(
+    network: Network,
+    calibration: Calibration,
+    said: Said,
+    log_odds: Tensor,
+    signals: Tensor,
+    minutes: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Strongest signals [B, K], -1 where fewer, and their effects in log-odds, float64[B, K]."""
+    without = calibration.log_odds(network.without(said, signals, minutes))
+    leading = (log_odds - calibration.limit).argmax(1)
+    pick = leading.reshape(-1, 1, 1).expand(-1, without.shape[1], 1)
+    effect = log_odds.gather(1, leading.unsqueeze(1)) - without.gather(2, pick)[:, :, 0]
+    known = signals[:, :, 1] < 0.5
+    strength = torch.where(known, effect.abs(), -1.0)
+    order = strength.argsort(1, descending=True, stable=True)[:, :DRIVERS]
+    there = known.gather(1, order)
+    return torch.where(there, order, -1), torch.where(there, effect.gather(1, order), 0.0)

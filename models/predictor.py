@@ -1,0 +1,171 @@
+"""The model as the stream runs it: `streaming.model.Model` by structure.
+
+A row's numbers have the same bits in whatever batch it stands: features are made of correctly
+rounded element-wise operations, and everything after them runs in blocks of one fixed shape, the
+last one filled up with zeros, so that each row meets the same kernels.
+
+Axes: B windows, S signals, R risks, E experts, K drivers, C scores.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from models import checkpoint, explain, scores
+from models.config import GRID
+from models.features import CaseCache, of_cases
+from models.moe import EXPERTS
+from models.network import RISKS
+from models.signals import INDEX
+from models.window_store import HostWindowStore, Windows
+
+_BLOCK: Final = 8
+"""Rows of a block on a CPU: one block costs little when few beds wait, and stays in the cache."""
+_GPU_BLOCK: Final = 1024
+_CHUNK: Final = 32
+"""Rows whose features are made at once: what they need fits in the cache."""
+_SPOKEN: Final = [INDEX[name] for name in ("hr", "spo2", "temp", "sbp", "map", "dbp", "resp")]
+
+
+@dataclass(frozen=True, slots=True)
+class Predictions:
+    """What the model says of a batch; the fields of `streaming.model.Predictions`."""
+
+    speaks: NDArray[np.bool_]
+    p: NDArray[np.float64]
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
+    positive: NDArray[np.bool_]
+    share: NDArray[np.float64]
+    novelty: NDArray[np.float64]
+    score: NDArray[np.float64]
+    score_missing: NDArray[np.uint32]
+    input_value: NDArray[np.float32]
+    input_age_ms: NDArray[np.int64]
+    driver_signal: NDArray[np.int16]
+    driver_effect: NDArray[np.float64]
+
+
+class Predictor:
+    """One device's copy of the network with its calibration, scores and drivers.
+
+    Args:
+        model: The network and its calibration; moved to the device.
+        version: What names these weights.
+        device: `cpu`, or `cuda:N`.
+        threads: Threads of the network on a CPU; PyTorch keeps one number for the process.
+    """
+
+    name = checkpoint.NAME
+    grid_digest = GRID.digest
+    risks = RISKS
+    experts = EXPERTS
+    scores = scores.SCORES
+    score_inputs = scores.SCORE_INPUTS
+    length_buckets = (4, 12, 24, 48, 72)
+
+    def __init__(
+        self, model: checkpoint.Calibrated, version: str, device: str = "cpu", threads: int = 1
+    ) -> None:
+        self.version = version
+        self.device = device
+        self._threads = threads
+        self._model = model.to(device).eval().requires_grad_(False)
+        self._block = _BLOCK if device == "cpu" else _GPU_BLOCK
+        self._chunk = max(_CHUNK, self._block)
+        self._cases = CaseCache()
+
+    def store(self, capacity: int) -> HostWindowStore:
+        """A window store on this model's grid."""
+        return HostWindowStore(GRID, capacity)
+
+    def predict(self, windows: Windows) -> Predictions:
+        """Predict a gathered batch. Blocks; called in the device's thread."""
+        if self.device == "cpu" and torch.get_num_threads() != self._threads:
+            torch.set_num_threads(self._threads)
+        with torch.inference_mode():
+            out = self._network(windows)
+        known = windows.newest_age_ms >= 0
+        scale = np.array([getattr(c, "spo2_scale", None) or 1 for c in windows.cases], np.int64)
+        score, missing = scores.score(windows.newest_value, scale)
+        return Predictions(
+            speaks=known[:, _SPOKEN].any(1),
+            p=out["p"],
+            low=out["low"],
+            high=out["high"],
+            positive=out["positive"],
+            share=out["share"],
+            novelty=out["novelty"],
+            score=score,
+            score_missing=missing,
+            input_value=windows.newest_value,
+            input_age_ms=windows.newest_age_ms,
+            driver_signal=out["driver_signal"].astype(np.int16),
+            driver_effect=out["driver_effect"],
+        )
+
+    def _network(self, windows: Windows) -> dict[str, NDArray[Any]]:
+        """The network's answer of every row, by the names of `Predictions`."""
+        size = len(windows.cases)
+        static = np.stack([self._cases(case) for case in windows.cases])
+        case = of_cases(static, windows.newest_ms, windows.phase_ms)
+        features, block = self._model.network.features, self._block
+        parts: list[dict[str, torch.Tensor]] = []
+        for start in range(0, size, self._chunk):
+            rows = slice(start, min(start + self._chunk, size))
+            count = rows.stop - rows.start
+            full = -(-count // block) * block
+            made = features.of_windows(windows, rows)
+            there = torch.from_numpy(case[rows]).to(self.device)
+            signals, minutes, cases = (
+                torch.cat([x, x.new_zeros(full - count, *x.shape[1:])]) if full > count else x
+                for x in (*made, there)
+            )
+            for at in range(0, full, block):
+                part = slice(at, at + block)
+                # Copies, so that every block is aligned alike.
+                answer = self._answer(
+                    signals[part].clone(), minutes[part].clone(), cases[part].clone()
+                )
+                keep = min(block, count - at)
+                parts.append({name: tensor[:keep] for name, tensor in answer.items()})
+        return {name: torch.cat([p[name] for p in parts]).cpu().numpy() for name in parts[0]}
+
+    def _answer(
+        self, signals: torch.Tensor, minutes: torch.Tensor, case: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        """One block."""
+        network, calibration = self._model.network, self._model.calibration
+        said = network(signals, minutes, case)
+        log_odds = calibration.log_odds(said.logits)
+        p, low, high = calibration.bounds(log_odds, said.novelty)
+        driver, effect = explain.effects(network, calibration, said, log_odds, signals, minutes)
+        share = said.share.double()
+        return {
+            "p": p,
+            "low": low,
+            "high": high,
+            "positive": p >= calibration.threshold,
+            "share": share / share.sum(1, keepdim=True),
+            "novelty": said.novelty.double(),
+            "driver_signal": driver,
+            "driver_effect": effect,
+        }
+
+
+def load(path: Path | None = None, device: str = "cpu", threads: int = 1) -> Predictor:
+    """The model of a file, the shipped one by default, on a device.
+
+    Raises:
+        models.checkpoint.BadCheckpoint: The file is not a model for this program.
+    """
+    model, version = checkpoint.load(path or checkpoint.SHIPPED)
+    return Predictor(model, version, device, threads)
+
+
