@@ -1,7 +1,8 @@
 """The embedded broker: librdkafka's mock cluster speaks Kafka's protocol inside this process, for trying things out.
 
 It keeps everything in memory, about 5 MB a partition (the oldest goes first), compacts nothing, fences nobody, gives
-every topic 4 partitions and forgets all at exit. For anything that matters use a real Kafka.
+every topic 4 partitions, looks nothing up by time, lets a member back into its group only after the session timeout,
+and forgets all at exit. For anything that matters use a real Kafka.
 """
 
 from __future__ import annotations

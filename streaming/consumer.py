@@ -82,7 +82,8 @@ class GroupConsumer:
             "rebalance_timeout_ms": max(rebalance_timeout_ms, session_timeout_ms),
             "max_poll_interval_ms": max_poll_interval_ms,
             "max_partition_fetch_bytes": FETCH_BYTES,
-            "fetch_max_wait_ms": 500,
+            # One fetch is in flight at a time: a partition that was just resumed waits for it.
+            "fetch_max_wait_ms": 100,
             "request_timeout_ms": 40_000,
             "retry_backoff_ms": 100,
             "metadata_max_age_ms": 30_000,
@@ -455,6 +456,7 @@ class Reader:
             "auto_offset_reset": "earliest",
             "max_poll_records": max_records,
             "max_partition_fetch_bytes": FETCH_BYTES,
+            "fetch_max_wait_ms": 100,
             "retry_backoff_ms": 100,
             "metadata_max_age_ms": 30_000,
         }

@@ -160,7 +160,9 @@ def test_event_time_is_held_against_the_brokers_clock(
 def test_observations_lie_in_the_order_of_their_offsets() -> None:
     """Values follow one another by message, null is NaN, an empty message has size 0."""
     records = [
-        record(text(values={"spo2": 97.5, "hr": None}, case_id="c1"), offset=4, stamp_ms=NOW_MS - 1),
+        record(
+            text(values={"spo2": 97.5, "hr": None}, case_id="c1"), offset=4, stamp_ms=NOW_MS - 1
+        ),
         record(text(values={}), offset=6),
         record(b"x", offset=7),
         record(text(values={"ph": 7}, device_id="m", seq=3), offset=9),
@@ -272,9 +274,7 @@ def test_what_is_encoded_decodes_to_the_same(
     assert bad == []
     assert (good.case_ids, good.ts_ms.tolist()) == ([case_id], [ts_ms])
     assert [signals.NAMES[i] for i in good.signal] == list(values)
-    np.testing.assert_array_equal(
-        good.value, [np.nan if v is None else v for v in values.values()]
-    )
+    np.testing.assert_array_equal(good.value, [np.nan if v is None else v for v in values.values()])
 
 
 def test_other_messages_go_there_and_back() -> None:
@@ -316,6 +316,6 @@ def test_other_topics_refuse_any_bytes_by_name(decode: Any, value: bytes) -> Non
 
 def test_a_number_that_is_none_becomes_null() -> None:
     """JSON has no NaN."""
-    assert msgspec.json.decode(
-        encode(Observation(bed_id="A", ts_ms=1, values={"hr": math.nan}))
-    )["values"] == {"hr": None}
+    assert msgspec.json.decode(encode(Observation(bed_id="A", ts_ms=1, values={"hr": math.nan})))[
+        "values"
+    ] == {"hr": None}
