@@ -44,7 +44,7 @@ _PANELS: Final = {
         *("max_skew_ms", "max_lag", "stuck_after_s", "snapshot_every_s", "session_timeout_ms"),
         "queue_limit",
     ),
-    "Simulator": ("simulator", "beds", "seed"),
+    "Simulator": ("simulator", "beds", "seed", "rate", "history_h", "artefacts"),
     "Ward": ("retention_days",),
     "Logs": ("log_level", "log_format"),
 }
@@ -175,7 +175,7 @@ def api(settings: Settings) -> None:
     _serve(lambda metrics: [_role("api", "Api", settings, metrics)])
 
 
-@command("simulate", *_CLUSTER, "beds", "seed")
+@command("simulate", *_CLUSTER, "beds", "seed", "rate", "history_h", "artefacts")
 def simulate(settings: Settings) -> None:
     """Publish simulated monitors: physiology, events, artefacts; by seed, the same every time."""
     _needs_kafka(settings)

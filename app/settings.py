@@ -79,6 +79,13 @@ class Settings(BaseSettings):
     log_format: Literal["json", "console"] = Field("console", description="Form of log lines.")
     beds: int = Field(24, ge=1, le=100_000, description="Simulated beds.")
     seed: int = Field(0, ge=0, description="Seed of the simulator: the same, the same ward.")
+    rate: float = Field(1.0, ge=0.001, le=1_000, description="Messages a second from each bed.")
+    history_h: float = Field(
+        24.0, ge=0, le=168, description="Hours the simulated monitors have behind them."
+    )
+    artefacts: float = Field(
+        1.0, ge=0, le=10, description="Loose leads, repeats, silences: 0 none, 1 as usual."
+    )
     simulator: bool = Field(True, description="Whether `run` simulates monitors.")
 
     @field_validator("kafka")

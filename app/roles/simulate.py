@@ -35,12 +35,8 @@ class Simulate:
     """The role.
 
     Args:
-        settings: `kafka`.
-        beds: Simulated beds.
-        rate: Messages a second from each.
-        seed: The same seed is the same ward.
-        history_h: Hours published before going live.
-        artefacts: 0 for none at all, 1 for a usual ward.
+        settings: `kafka`, `beds`, `rate`, `seed`, `history_h`, `artefacts`.
+        telemetry: Hears of published and lost messages.
         now_ms: The wall clock.
     """
 
@@ -50,28 +46,13 @@ class Simulate:
         self,
         settings: Settings,
         *,
-        beds: int = 24,
-        rate: float = 1.0,
-        seed: int = 7,
-        history_h: float = 24.0,
-        artefacts: float = 1.0,
         telemetry: Telemetry = SILENT,
         now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
         if settings.kafka is None:
             raise BadSetting("kafka: None is not allowed: HOST:PORT, comma-separated")
-        for option, value, low, high in (
-            ("beds", beds, 1, 100_000),
-            ("rate", rate, 0.001, 1_000),
-            ("history_h", history_h, 0, 168),
-            ("artefacts", artefacts, 0, 10),
-        ):
-            if not low <= value <= high:
-                raise BadSetting(f"{option}: {value} is not allowed: {low} to {high}")
         self._settings, self._servers = settings, settings.kafka
-        self._beds, self._seed, self._history_h = beds, seed, history_h
-        self._artefacts = artefacts
-        self._period_ms = max(1, round(1_000 / rate))
+        self._period_ms = max(1, round(1_000 / settings.rate))
         self._telemetry, self._now_ms = telemetry, now_ms
         self._producer: Producer | None = None
         self._task: asyncio.Task[None] | None = None
@@ -86,8 +67,9 @@ class Simulate:
         await ensure_topics(self._servers, self._settings.partitions, self._settings.replication)
         self._producer = producer = Producer(self._servers, client_id="vitalstream-simulate")
         await producer.start()
+        asked = self._settings
         self.ward = ward = Ward(
-            self._beds, self._seed, self._now_ms(), self._history_h, self._artefacts
+            asked.beds, asked.seed, self._now_ms(), asked.history_h, asked.artefacts
         )
         acks = [
             await producer.send(CASES, case.bed_id.encode(), encode(case)) for case in ward.cases
@@ -114,7 +96,7 @@ class Simulate:
 
     def health(self) -> Mapping[str, Health]:
         """Whether readings arrive at the cluster."""
-        detail = f"{self._beds} beds, {self.acknowledged} sent, {self.lost} lost"
+        detail = f"{self._settings.beds} beds, {self.acknowledged} sent, {self.lost} lost"
         return {"simulate": Health(not self._failing, detail)}
 
     async def _run(self, ward: Ward) -> None:
