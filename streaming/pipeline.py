@@ -353,7 +353,9 @@ class Pipeline:
         account = partition.accounts.get(bed.bed_id)
         if account is None:
             return
-        account.keep.emptied()
+        # What the old case said is still needed, for its name, until a snapshot has it as earlier.
+        account.keep.dropped()
+        account.keep.due_s = min(account.keep.due_s, self._clock() + COMMIT_S)
         if not self._each and account.open:
             self._telemetry.skipped("case_ended", len(account.open))
             partition.finish(account.open)
@@ -459,6 +461,9 @@ class Pipeline:
         if emptied is not None:
             self._emptied(partition, emptied)
         if case is None or case.status == "closed":
+            # The record of the case says what a restart has to know of it.
+            if (account := partition.accounts.get(bed_id)) is not None:
+                account.keep.emptied()
             self._publisher.put([Outgoing(WINDOWS, bed_id.encode(), None, None)])
 
     # Snapshots.
