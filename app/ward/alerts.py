@@ -10,56 +10,17 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import Final
 
 from app.ward import evidence
 from app.ward.beds import Bed
 from app.ward.evidence import Head
-from app.ward.policy import CLINICAL, IMPLAUSIBLE, KINDS, SILENCE, VERSION, Kind
+from app.ward.policy import CLINICAL, IMPLAUSIBLE, KINDS, SILENCE, Kind
+from app.ward.standing import Standing
 from app.ward.tables import NO_CASE
-from streaming.messages import AlertChange, AlertState, Case, Priority
+from streaming.messages import AlertState, Case
 
-WARD: Final = "ward"
 _NAMESPACE: Final = uuid.UUID("6f0e1f0c-7a53-4d0e-9a44-6d2c5e0e7d11")
-
-
-@dataclass(slots=True, kw_only=True)
-class Standing:
-    """An alert that is not closed, or was closed and not yet written.
-
-    Attributes:
-        version: Grows by one with each change.
-        written: The version in the database; 0: not there yet.
-        changes: Changes since, one for each version.
-    """
-
-    id: str
-    bed_id: str
-    case_id: str
-    partition: int
-    kind: str
-    priority: Priority
-    state: AlertState
-    opened_ms: int
-    updated_ms: int
-    value: float | None
-    threshold: float | None
-    due_ms: int | None
-    version: int
-    written: int
-    policy: str = VERSION
-    changes: list[AlertChange] = field(default_factory=list)
-
-    def move(
-        self, state: AlertState, action: str, now_ms: int, due_ms: int | None, reason: str | None
-    ) -> None:
-        """Change the state and remember who, when and why."""
-        self.state = state
-        self.due_ms = due_ms
-        self.updated_ms = max(now_ms, self.updated_ms)
-        self.version += 1
-        self.changes.append(AlertChange(now_ms, WARD, action, reason))
 
 
 class Engine:

@@ -111,7 +111,8 @@ def gone(error: SQLAlchemyError) -> bool:
         # Connection, resources, operator, system, serialisation, locks: the classes of PostgreSQL's
         # appendix A.
         return state[:2] in ("08", "53", "57", "58", "40") or state == "55P03"
-    return type(error).__name__ == "OperationalError"
+    # SQLite has one class for what is locked or unreadable and for what does not exist.
+    return type(error).__name__ == "OperationalError" and "no such" not in str(error.orig)
 
 
 def migrate(text: str) -> str:

@@ -14,10 +14,11 @@ import msgspec
 import structlog
 
 from app.ward import history
-from app.ward.alerts import Engine, Standing
+from app.ward.alerts import Engine
 from app.ward.evidence import Head
 from app.ward.history import Kept
 from app.ward.ledger import Book, Ledger, Place, Position
+from app.ward.standing import Standing
 from app.ward.trends import Trends
 from models.signals import NAMES
 from streaming.codec import BadMessage, VitalsDecoder, decode_case

@@ -15,6 +15,7 @@ from streaming.messages import Input, Source
 _LOW: Final = {s.name: s.low for s in SIGNALS}
 _HIGH: Final = {s.name: s.high for s in SIGNALS}
 PRESSURE: Final = "pressure"
+FEED: Final = "feed"
 
 
 class RiskHead(Struct, gc=False):
@@ -57,7 +58,7 @@ def judge(kind: Kind, head: Head, bed: Bed, live: bool) -> tuple[bool, float, fl
     Returns:
         None where it says nothing: too little to speak, old, on stale or untrue input.
     """
-    if not live or head.status != "ok":
+    if not live or head.status != "ok" or FEED in bed.bad:
         return None
     fresh = sum(
         1
@@ -84,12 +85,16 @@ def examine(bed: Bed, values: Mapping[str, float | None], ts_ms: int) -> None:
     for name, value in values.items():
         if value is None or name not in INDEX:
             continue
-        if not _LOW[name] <= value <= _HIGH[name] or (
-            name in FROZEN_SIGNALS and _frozen(bed, name, value, ts_ms)
-        ):
+        if not _LOW[name] <= value <= _HIGH[name]:
             bad[name] = value
         elif bad:
             bad.pop(name, None)
+        if name in FROZEN_SIGNALS:
+            _count(bed, name, value, ts_ms)
+    if _frozen(bed, ts_ms):
+        bad[FEED] = float(ts_ms - min(run.since_ms for run in bed.runs.values()))
+    else:
+        bad.pop(FEED, None)
     sbp, mean, dbp = values.get("sbp"), values.get("map"), values.get("dbp")
     if sbp is None or dbp is None:
         return
@@ -100,24 +105,29 @@ def examine(bed: Bed, values: Mapping[str, float | None], ts_ms: int) -> None:
 
 
 def describe(bed: Bed) -> tuple[float, float | None, str]:
-    """The worst of `bed.bad`: its value, the bound it passed, and words for a person."""
+    """The first of `bed.bad`: its value, the bound it passed, and words for a person."""
     name, value = next(iter(bed.bad.items()))
     if name == PRESSURE:
         return value, None, "pressures contradict each other"
+    if name == FEED:
+        return value, float(FROZEN_MS), "the values do not move"
     if value < _LOW[name]:
         return value, _LOW[name], f"{name}: below what is possible"
-    if value > _HIGH[name]:
-        return value, _HIGH[name], f"{name}: above what is possible"
-    return value, None, f"{name}: does not move"
+    return value, _HIGH[name], f"{name}: above what is possible"
 
 
-def _frozen(bed: Bed, name: str, value: float, ts_ms: int) -> bool:
+def _count(bed: Bed, name: str, value: float, ts_ms: int) -> None:
     run = bed.runs.get(name)
     if run is None:
         bed.runs[name] = Run(value, ts_ms, 1)
-        return False
-    if run.value != value:
+    elif run.value != value:
         run.value, run.since_ms, run.count = value, ts_ms, 1
-        return False
-    run.count += 1
-    return run.count >= FROZEN_LEAST and ts_ms - run.since_ms >= FROZEN_MS
+    else:
+        run.count += 1
+
+
+def _frozen(bed: Bed, ts_ms: int) -> bool:
+    # One signal may well stand still: a pacemaker, a ventilator, a healthy saturation. Not all do.
+    return len(bed.runs) > 1 and all(
+        run.count >= FROZEN_LEAST and ts_ms - run.since_ms >= FROZEN_MS for run in bed.runs.values()
+    )

@@ -14,13 +14,12 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 import msgspec
-from sqlalchemy import Connection, Table, insert, select, text, update
-from sqlalchemy.types import BigInteger, Double, Integer, LargeBinary, SmallInteger
+from sqlalchemy import Connection, insert, select, update
 
-from app.ward import database
-from app.ward.alerts import Standing
+from app.ward import bulk, database
 from app.ward.beds import Bed
 from app.ward.history import Kept
+from app.ward.standing import Standing
 from app.ward.store import opened, with_history
 from app.ward.tables import ALERTS, BEDS, CHANGES, OFFSETS, PREDICTIONS, TRENDS
 from app.ward.trends import Key, Minute
@@ -166,12 +165,12 @@ class Ledger:
         forestalled: list[Standing] = []
         with opened(self.engine, writes=True) as connection:
             self._advance(connection, "alerts", positions)
-            _upsert(connection, PREDICTIONS, [_columns(newest[key]) for key in sorted(newest)])
+            bulk.upsert(connection, PREDICTIONS, [_columns(newest[key]) for key in sorted(newest)])
             states = [
                 (bed.bed_id, bed.partition, now_ms, _BED_OF.encode(bed))
                 for bed in sorted(beds, key=lambda bed: bed.bed_id)
             ]
-            _upsert(connection, BEDS, states)
+            bulk.upsert(connection, BEDS, states)
             for alert in moved:
                 if not _write_alert(connection, alert):
                     row = connection.execute(select(ALERTS).where(ALERTS.c.id == alert.id)).one()
@@ -186,7 +185,7 @@ class Ledger:
         with opened(self.engine) as connection:
             return {
                 (row[0], row[1], row[2]): Minute(*row[3:])
-                for row in _trend_rows(connection, wanted)
+                for row in bulk.trend_rows(connection, wanted)
             }
 
     def write_trends(
@@ -195,7 +194,7 @@ class Ledger:
         """Write trend rows with how far was read. Raises Fenced: nothing was written."""
         with opened(self.engine, writes=True) as connection:
             self._advance(connection, "trends", positions)
-            _upsert(
+            bulk.upsert(
                 connection,
                 TRENDS,
                 [(*key, m.n, m.total, m.low, m.high, m.last, m.last_ms, m.seen) for key, m in rows],
@@ -220,29 +219,6 @@ class Ledger:
 
 def _at(book: Book, topic: str, partition: int) -> tuple[Any, ...]:
     return (OFFSETS.c.book == book, OFFSETS.c.topic == topic, OFFSETS.c.partition == partition)
-
-
-def _trend_rows(connection: Connection, keys: Sequence[Key]) -> list[tuple[Any, ...]]:
-    """The rows of these keys that exist, columns in the table's order."""
-    names = ", ".join(column.name for column in TRENDS.columns)
-    if connection.dialect.name == "postgresql":
-        beds, signals, minutes = (list(column) for column in zip(*keys, strict=True))
-        query = text(
-            f"SELECT {names} FROM trends JOIN unnest(CAST(:beds AS text[]),"
-            " CAST(:signals AS text[]), CAST(:minutes AS bigint[]))"
-            " AS wanted (bed_id, signal, minute_ms) USING (bed_id, signal, minute_ms)"
-        )
-        found = connection.execute(query, {"beds": beds, "signals": signals, "minutes": minutes})
-        return [tuple(row) for row in found]
-    cursor = connection.connection.cursor()
-    rows: list[tuple[Any, ...]] = []
-    query_one = f"SELECT {names} FROM trends WHERE bed_id = ? AND signal = ? AND minute_ms = ?"
-    try:
-        for key in keys:
-            rows.extend(cursor.execute(query_one, key).fetchall())
-    finally:
-        cursor.close()
-    return rows
 
 
 def _write_alert(connection: Connection, alert: Standing) -> bool:
@@ -323,48 +299,3 @@ def _standing(row: Any) -> Standing:
 
 def _columns(row: Kept) -> tuple[Any, ...]:
     return (*row.key, row.generation, row.source_offset, row.body)
-
-
-_ARRAYS: Final = (
-    (SmallInteger, "smallint[]"),
-    (BigInteger, "bigint[]"),
-    (Integer, "integer[]"),
-    (Double, "double precision[]"),
-    (LargeBinary, "bytea[]"),
-)
-
-
-def _upsert(connection: Connection, table: Table, rows: Sequence[tuple[Any, ...]]) -> None:
-    """Insert rows (values in the table's order of columns) or replace those of the same key.
-
-    One statement a batch on PostgreSQL, one prepared statement on SQLite: a row costs microseconds.
-    """
-    if not rows:
-        return
-    names = [column.name for column in table.columns]
-    keys = [column.name for column in table.primary_key.columns]
-    sets = ", ".join(f'"{n}" = excluded."{n}"' for n in names if n not in keys)
-    conflict = f"ON CONFLICT ({', '.join(keys)}) DO UPDATE SET {sets}"
-    if table is PREDICTIONS:
-        conflict += (
-            " WHERE (excluded.generation, excluded.source_offset)"
-            " >= (predictions.generation, predictions.source_offset)"
-        )
-    quoted = ", ".join(f'"{name}"' for name in names)
-    if connection.dialect.name == "postgresql":
-        arrays = ", ".join(f"CAST(:{c.name} AS {_array(c.type)})" for c in table.columns)
-        statement = f"INSERT INTO {table.name} ({quoted}) SELECT * FROM unnest({arrays}) {conflict}"
-        columns = zip(names, map(list, zip(*rows, strict=True)), strict=True)
-        connection.execute(text(statement), dict(columns))
-        return
-    marks = ", ".join("?" * len(names))
-    statement = f"INSERT INTO {table.name} ({quoted}) VALUES ({marks}) {conflict}"
-    cursor = connection.connection.cursor()
-    try:
-        cursor.executemany(statement, rows)
-    finally:
-        cursor.close()
-
-
-def _array(kind: Any) -> str:
-    return next((name for type_, name in _ARRAYS if isinstance(kind, type_)), "text[]")

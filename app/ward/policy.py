@@ -129,7 +129,7 @@ KINDS: Final[dict[str, Kind]] = {kind.name: kind for kind in (*CLINICAL, *TECHNI
 GAP_MS: Final = 10 * MINUTE_MS
 """Event time without a word on a condition after which what was known of it counts no more."""
 
-FROZEN_SIGNALS: Final = ("hr", "resp", "map", "sbp")
+FROZEN_SIGNALS: Final = ("hr", "resp", "spo2")
 FROZEN_MS: Final = 15 * MINUTE_MS
 FROZEN_LEAST: Final = 300
-"""A living patient's signal does not repeat one value so long, so often."""
+"""A living patient's signals do not all repeat their values so long, so often."""

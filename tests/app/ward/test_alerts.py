@@ -12,10 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.ward.actions import ALLOWED, answer
-from app.ward.alerts import Engine, Standing
+from app.ward.alerts import Engine
 from app.ward.beds import Bed
 from app.ward.evidence import Head, RiskHead, ScoreHead
 from app.ward.policy import GAP_MS, KINDS
+from app.ward.standing import Standing
 from streaming.messages import Case, Input, Source
 
 NOW = 1_800_000_000_000
@@ -194,13 +195,15 @@ def test_untrue_inputs_say_nothing() -> None:
     assert alert.changes[0].reason == "spo2: above what is possible"
 
 
-def test_frozen_signal_is_implausible() -> None:
-    """A heart rate that does not move for a quarter of an hour is not the patient's."""
-    engine = Engine(STALE)
-    for i in range(16 * 60):
-        at = NOW + i * 1_000
-        engine.observe("A", 0, None, at, {"hr": 80.0}, at, at)
-    assert kinds(engine) == {"implausible": "open"}
+def test_frozen_feed_is_implausible() -> None:
+    """Values that all stand still for a quarter of an hour are not the patient's; one may be."""
+    for moving, expected in ((0.0, {"implausible": "open"}), (0.1, {})):
+        engine = Engine(STALE)
+        for i in range(16 * 60):
+            at = NOW + i * 1_000
+            values = {"hr": 80.0, "resp": 14.0, "spo2": 97.0 + moving * (i % 7)}
+            engine.observe("A", 0, None, at, values, at, at)
+        assert kinds(engine) == expected
 
 
 def test_long_gap_forgets_what_was_half_known() -> None:

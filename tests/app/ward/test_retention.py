@@ -19,7 +19,7 @@ def test_old_rows_go_in_batches_and_open_alerts_stay(database_url: str) -> None:
     """Old trends, predictions, beds and closed alerts go, never more than a batch at once."""
     import zlib
 
-    from app.ward.alerts import Standing
+    from app.ward.standing import Standing
 
     def alert(name: str, state: Any, kind: str) -> Standing:
         return Standing(

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 import pytest
 
 from app.ward import database
-from app.ward.alerts import Standing
 from app.ward.database import BadDatabase, NotMigrated
 from app.ward.ledger import Ledger, Position
+from app.ward.standing import Standing
 from app.ward.store import StateConflict, Store, UnknownAlert
 from app.ward.trends import Minute
 from streaming.messages import VITALS, AlertChange
