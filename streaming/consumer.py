@@ -1,9 +1,11 @@
-"""The door to reading Kafka: `GroupConsumer` shares partitions with others, `Reader` reads them alone.
+"""The door to reading Kafka: `GroupConsumer` shares partitions with others, `Reader` reads them
+alone.
 
-What aiokafka does differently from what a stream needs is dealt with here and nowhere else: it delivers records while
-the assignment callback still runs, sends no heartbeat meanwhile, swallows what the callback raises, forgets `pause` and
-positions at every rebalance, and may stop without a word after a broker's restart. So a `GroupConsumer` pauses whatever
-it is assigned before anything else, and delivers nothing of a partition until its owner resumes it.
+What aiokafka does differently from what a stream needs is dealt with here and nowhere else: it
+delivers records while the assignment callback still runs, sends no heartbeat meanwhile, swallows
+what the callback raises, forgets `pause` and positions at every rebalance, and may stop without a
+word after a broker's restart. So a `GroupConsumer` pauses whatever it is assigned before anything
+else, and delivers nothing of a partition until its owner resumes it.
 """
 
 from __future__ import annotations
@@ -40,16 +42,19 @@ OnRevoked = Callable[[frozenset[TopicPartition]], Awaitable[None] | None]
 
 
 class ConsumerFailed(RuntimeError):
-    """A callback of the owner failed, or the consumer cannot be revived: its state is not to be trusted."""
+    """A callback of the owner failed, or the consumer cannot be revived: its state is not to be
+    trusted.
+    """
 
 
 class GroupConsumer:
     """A member of a consumer group whose partitions start paused and are resumed one by one.
 
-    Every assignment has a new `epoch`; after one, all positions are the committed ones again and all partitions are
-    paused. `on_assigned(partitions, epoch)` is called synchronously: it may call `resume`, start tasks, and must
-    return at once. `on_revoked(partitions)` may be a coroutine function (commit what is done), within the rebalance
-    timeout. What either raises comes out of the next `poll` as `ConsumerFailed`.
+    Every assignment has a new `epoch`; after one, all positions are the committed ones again and
+    all partitions are paused. `on_assigned(partitions, epoch)` is called synchronously: it may call
+    `resume`, start tasks, and must return at once. `on_revoked(partitions)` may be a coroutine
+    function (commit what is done), within the rebalance timeout. What either raises comes out of
+    the next `poll` as `ConsumerFailed`.
     """
 
     def __init__(
@@ -138,7 +143,8 @@ class GroupConsumer:
     async def poll(
         self, timeout_ms: int = 200, max_records: int | None = None
     ) -> dict[TopicPartition, list[Record]]:
-        """Records of resumed partitions, in offset order; {} after `timeout_ms`. Call it also while all are paused.
+        """Records of resumed partitions, in offset order; {} after `timeout_ms`. Call it also while
+        all are paused.
 
         Raises:
             ConsumerFailed: A callback failed, or the cluster refuses this consumer.
@@ -196,7 +202,9 @@ class GroupConsumer:
         self._marks[partition] = (offset, self._clock())
 
     async def position(self, partition: TopicPartition) -> int:
-        """Offset of the next record. Raises KeyError for a partition that is not owned, TimeoutError."""
+        """Offset of the next record. Raises KeyError for a partition that is not owned,
+        TimeoutError.
+        """
         if partition not in self._owned:
             raise KeyError(partition)
         return int(await asyncio.wait_for(self._live().position(partition), REQUEST_S))
@@ -207,8 +215,8 @@ class GroupConsumer:
         """Commit the next offset and a note for owned partitions; others are left out.
 
         Returns:
-            False (logged) where the group moved on or the cluster did not answer: nothing is lost, the new owner
-            starts at the commit before.
+            False (logged) where the group moved on or the cluster did not answer: nothing is lost,
+            the new owner starts at the commit before.
         """
         mine = {p: offset for p, offset in offsets.items() if p in self._owned}
         if (epoch is not None and epoch != self.epoch) or len(mine) < len(offsets):
@@ -225,7 +233,9 @@ class GroupConsumer:
         return len(mine) == len(offsets)
 
     async def committed(self, partition: TopicPartition) -> tuple[int, str] | None:
-        """The committed next offset and its note, None where nothing was committed. Raises TimeoutError, KafkaError."""
+        """The committed next offset and its note, None where nothing was committed. Raises
+        TimeoutError, KafkaError.
+        """
         coordinator = self._live()._coordinator
         answer = await asyncio.wait_for(coordinator.fetch_committed_offsets([partition]), REQUEST_S)
         found = answer.get(partition)
@@ -238,7 +248,7 @@ class GroupConsumer:
         return dict(await asyncio.wait_for(self._live().end_offsets(list(partitions)), REQUEST_S))
 
     def lag(self) -> dict[TopicPartition, int]:
-        """Records between the position and the end, of the owned partitions where both are known."""
+        """Records between position and end, of the owned partitions where both are known."""
         lags = {}
         for partition in self._owned:
             position, end = self._position(partition), self._ends.get(partition)
@@ -247,7 +257,7 @@ class GroupConsumer:
         return lags
 
     def stuck(self, after_s: float) -> frozenset[TopicPartition]:
-        """Resumed partitions that have not moved for `after_s` although there is something to read."""
+        """Resumed partitions that did not move for `after_s` though there is something to read."""
         now = self._clock()
         return frozenset(
             partition
@@ -259,7 +269,9 @@ class GroupConsumer:
 
     @property
     def loop_lag_s(self) -> float:
-        """The longest that the event loop was late in the last 30 s; a blocked loop loses the membership."""
+        """The longest that the event loop was late in the last 30 s; a blocked loop loses the
+        membership.
+        """
         return max((late for _, late in self._lags), default=0.0)
 
     def _live(self) -> AIOKafkaConsumer:
@@ -289,8 +301,8 @@ class GroupConsumer:
         try:
             found = await client.getmany(timeout_ms=timeout_ms, max_records=max_records)
         except BaseException:
-            # aiokafka counts a fetch that was cancelled or failed as running for ever, and with it switches off
-            # `max_poll_interval_ms`.
+            # aiokafka counts a fetch that was cancelled or failed as running for ever, and with it
+            # switches off `max_poll_interval_ms`.
             subscription._fetch_count = fetches
             raise
         return dict(found)
@@ -323,7 +335,9 @@ class GroupConsumer:
             log.warning("consumer did not stop cleanly", group=self.group, error=repr(error))
 
     async def _revive(self, why: str) -> None:
-        """Join anew with a new client; where the cluster does not answer, the next poll tries again."""
+        """Join anew with a new client; where the cluster does not answer, the next poll tries
+        again.
+        """
         log.error("consumer stopped consuming, made anew", group=self.group, reason=why)
         self.revived += 1
         await self._disconnect()
@@ -337,7 +351,9 @@ class GroupConsumer:
             await asyncio.sleep(1.0)
 
     def _why_dead(self) -> str:
-        """Why this client will not deliver any more, "" where it will. An unreachable cluster is not a reason."""
+        """Why this client will not deliver any more, "" where it will. An unreachable cluster is
+        not a reason.
+        """
         if self._client is None:
             return "not connected"
         task = getattr(self._client._coordinator, "_coordination_task", None)
@@ -348,7 +364,9 @@ class GroupConsumer:
         return ""
 
     async def _watching(self) -> None:
-        """Measure the loop's lag and the partitions' ends; a broker that does not answer leaves the ends as they are."""
+        """Measure the loop's lag and the partitions' ends; a broker that does not answer leaves the
+        ends as they are.
+        """
         asked = 0.0
         asking: asyncio.Task[dict[TopicPartition, int]] | None = None
         try:
@@ -426,7 +444,9 @@ class GroupConsumer:
 
 
 class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
-    """Hands the callbacks on, with the client they belong to: a client that was replaced has no say."""
+    """Hands the callbacks on, with the client they belong to: a client that was replaced has no
+    say.
+    """
 
     def __init__(self, owner: GroupConsumer, client: AIOKafkaConsumer) -> None:
         self._owner = owner
@@ -440,7 +460,8 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
 
 
 class Reader:
-    """Reads partitions without a group: a stretch to a known end (`read`), or all there is for ever (`follow`).
+    """Reads partitions without a group: a stretch to a known end (`read`), or all there is for ever
+    (`follow`).
 
     One `read` or `follow` at a time; readers are cheap, make another one for another stretch.
     """
@@ -463,7 +484,9 @@ class Reader:
         self._client: AIOKafkaConsumer | None = None
         self._busy = False
         self.clamped: dict[TopicPartition, tuple[int, int]] = {}
-        """Partitions whose start was already deleted: (asked for, begun at). What lies between is lost."""
+        """Partitions whose start was already deleted: (asked for, begun at). What lies between is
+        lost.
+        """
 
     async def __aenter__(self) -> Self:
         try:
@@ -511,7 +534,9 @@ class Reader:
     async def offsets_for_times(
         self, topic: str, times_ms: Mapping[int, int]
     ) -> dict[int, int | None]:
-        """Earliest offset with a record timestamp at or after the time, None past the end, by partition."""
+        """Earliest offset with a record timestamp at or after the time, None past the end, by
+        partition.
+        """
         asked = {TopicPartition(topic, p): ms for p, ms in times_ms.items()}
         found = await asyncio.wait_for(self._live().offsets_for_times(asked), REQUEST_S)
         return {p.partition: (at.offset if at is not None else None) for p, at in found.items()}
@@ -523,10 +548,11 @@ class Reader:
         start: Mapping[int, int] | None = None,
         until: Mapping[int, int] | None = None,
     ) -> AsyncIterator[list[Record]]:
-        """Records of each partition from `start` (default: the beginning) to before `until` (default: the end now).
+        """Records of each partition from `start` (default: the beginning) to before `until`
+        (default: the end now).
 
-        Ends when every position has reached its end, also over gaps that compaction left. Lists hold records of one
-        partition in offset order.
+        Ends when every position has reached its end, also over gaps that compaction left. Lists
+        hold records of one partition in offset order.
         """
         chosen = sorted(set(partitions))
         first = await self.beginning_offsets(topic, chosen)
@@ -566,17 +592,21 @@ class Reader:
             self._busy = False
 
     async def follow(
-        self, topics: Sequence[str], start: Literal["beginning", "end"] | int = "end"
+        self,
+        topics: Sequence[str],
+        start: Literal["beginning", "end"] | int | Mapping[TopicPartition, int] = "end",
     ) -> AsyncIterator[list[Record]]:
-        """Records of all partitions of the topics for ever, new partitions included (from their beginning).
+        """Records of all partitions of the topics for ever, new partitions included (from their
+        beginning).
 
         Args:
             topics: Existing topics.
-            start: `beginning`, `end`, or a record timestamp in milliseconds.
+            start: `beginning`, `end`, a record timestamp in milliseconds, or the offset of each partition (the
+                beginning of those that it leaves out).
 
         Yields:
-            Records of one partition in offset order; an empty list about every second where nothing arrives, so that
-            the caller can look after itself.
+            Records of one partition in offset order; an empty list about every second where nothing
+            arrives, so that the caller can look after itself.
         """
         positions: dict[TopicPartition, int] = {}
         for topic in topics:
@@ -584,7 +614,9 @@ class Reader:
                 found: Mapping[int, int | None] = await self.end_offsets(topic)
             else:
                 found = await self.beginning_offsets(topic)
-                if not isinstance(start, str):
+                if isinstance(start, Mapping):
+                    found = {p: start.get(TopicPartition(topic, p), o) for p, o in found.items()}
+                elif not isinstance(start, str):
                     ends = await self.end_offsets(topic)
                     at = await self.offsets_for_times(topic, dict.fromkeys(found, start))
                     found = {p: ends[p] if offset is None else offset for p, offset in at.items()}
@@ -610,7 +642,9 @@ class Reader:
             self._busy = False
 
     def lag(self) -> int | None:
-        """Records that `follow` has not delivered yet, as of the last fetches; None before each partition was fetched."""
+        """Records that `follow` has not delivered yet, as of the last fetches; None before each
+        partition was fetched.
+        """
         client, total = self._live(), 0
         for partition in client.assignment():
             end = client.highwater(partition)
