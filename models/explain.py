@@ -36,6 +36,6 @@ def effects(
     effect = log_odds.gather(1, leading.unsqueeze(1)) - without.gather(2, pick)[:, :, 0]
     known = signals[:, :, 1] < 0.5
     strength = torch.where(known, effect.abs(), -1.0)
-    order = strength.argsort(1, descending=True, stable=True)[:, :DRIVERS]
+    order = strength.argsort(dim=1, descending=True, stable=True)[:, :DRIVERS]
     there = known.gather(1, order)
     return torch.where(there, order, -1), torch.where(there, effect.gather(1, order), 0.0)

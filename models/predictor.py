@@ -17,11 +17,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from models import checkpoint, explain, scores
+from models import checkpoint, explain
 from models.config import GRID
 from models.features import CaseCache, of_cases
 from models.moe import EXPERTS
 from models.network import RISKS
+from models.scores import SCORE_INPUTS, SCORES
+from models.scores import score as score_of
 from models.signals import INDEX
 from models.window_store import HostWindowStore, Windows
 
@@ -66,8 +68,8 @@ class Predictor:
     grid_digest = GRID.digest
     risks = RISKS
     experts = EXPERTS
-    scores = scores.SCORES
-    score_inputs = scores.SCORE_INPUTS
+    scores = SCORES
+    score_inputs = SCORE_INPUTS
     length_buckets = (4, 12, 24, 48, 72)
 
     def __init__(
@@ -93,7 +95,7 @@ class Predictor:
             out = self._network(windows)
         known = windows.newest_age_ms >= 0
         scale = np.array([getattr(c, "spo2_scale", None) or 1 for c in windows.cases], np.int64)
-        score, missing = scores.score(windows.newest_value, scale)
+        score, missing = score_of(windows.newest_value, scale)
         return Predictions(
             speaks=known[:, _SPOKEN].any(1),
             p=out["p"],
