@@ -94,7 +94,8 @@ def measure_curve(
     started = clock()
     sizes: list[int] = []
     rows: list[list[float]] = [[] for _ in bins]
-    best = 0.0
+    best, useless = 0.0, 0
+    """Best throughput so far, and how many sizes in a row did not better it."""
     for size in _SIZES:
         if size > largest or (sizes and clock() - started > budget_s):
             break
@@ -109,7 +110,8 @@ def measure_curve(
                     break
             row.append(max(fastest, 1e-9))
         rate = size / rows[-1][-1]
-        if rate < 0.9 * best:
+        useless = 0 if rate > 1.03 * best else useless + 1
+        if rate < 0.9 * best or useless == 2:
             break
         best = max(best, rate)
     return Curve(tuple(bins), tuple(sizes), tuple(tuple(row) for row in rows))
