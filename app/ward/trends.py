@@ -8,15 +8,13 @@ message that comes twice changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
 from models.signals import SIGNALS
 
 MINUTE_MS: Final = 60_000
-KEPT_MINUTES: Final = 3
-"""Minutes behind a bed's newest whose rows stay in memory; older ones are read when needed."""
 
 Key = tuple[str, str, int]
 """Bed, signal, start of the minute in ms."""
@@ -110,17 +108,9 @@ class Trends:
         return rows
 
     def written(self) -> None:
-        """What `merge` gave is in the database: forget what came, and rows of minutes long past."""
-        newest: dict[str, int] = {}
-        for bed_id, _, minute_ms in self._fresh:
-            newest[bed_id] = max(newest.get(bed_id, 0), minute_ms)
-        self._fresh.clear()
-        for key in self._long_past(newest):
-            del self._rows[key]
+        """What `merge` gave is in the database: forget what came, and rows that get no more.
 
-    def _long_past(self, newest: Mapping[str, int]) -> Iterable[Key]:
-        return [
-            key
-            for key in self._rows
-            if (at := newest.get(key[0])) is not None and key[2] < at - KEPT_MINUTES * MINUTE_MS
-        ]
+        A row that is wanted again later is read again.
+        """
+        self._rows = {key: self._rows[key] for key in self._fresh}
+        self._fresh.clear()
