@@ -1,4 +1,5 @@
-"""The AsyncAPI 3.0 document of all topics, from the code's own types: `python -m streaming.asyncapi` writes it.
+"""The AsyncAPI 3.0 document of all topics, from the code's own types: `python -m
+streaming.asyncapi` writes it.
 
 Source of its form: https://www.asyncapi.com/docs/reference/specification/v3.0.0
 """

@@ -1,8 +1,10 @@
-"""The embedded broker: librdkafka's mock cluster speaks Kafka's protocol inside this process, for trying things out.
+"""The embedded broker: librdkafka's mock cluster speaks Kafka's protocol inside this process, for
+trying things out.
 
-It keeps everything in memory, about 5 MB a partition (the oldest goes first), compacts nothing, fences nobody, gives
-every topic 4 partitions, looks nothing up by time, lets a member back into its group only after the session timeout,
-and forgets all at exit. For anything that matters use a real Kafka.
+It keeps everything in memory, about 5 MB a partition (the oldest goes first), compacts nothing,
+fences nobody, gives every topic 4 partitions, looks nothing up by time, lets a member back into its
+group only after the session timeout, and forgets all at exit. For anything that matters use a real
+Kafka.
 """
 
 from __future__ import annotations
@@ -20,7 +22,9 @@ _START_S: Final = 10.0
 
 
 class EmbeddedBroker:
-    """An in-process Kafka-protocol broker with all topics: `async with EmbeddedBroker() as broker: broker.servers`."""
+    """An in-process Kafka-protocol broker with all topics: `async with EmbeddedBroker() as broker:
+    broker.servers`.
+    """
 
     def __init__(self) -> None:
         self._cluster: Producer | None = None
@@ -35,7 +39,9 @@ class EmbeddedBroker:
         await self.stop()
 
     async def start(self) -> None:
-        """Start on a free loopback port and create the topics. Raises RuntimeError where it does not start."""
+        """Start on a free loopback port and create the topics. Raises RuntimeError where it does
+        not start.
+        """
         # The mock cluster lives as long as the client that asked for it.
         self._cluster = Producer({"test.mock.num.brokers": 1, "log_level": 3})
         found = await asyncio.to_thread(self._cluster.list_topics, timeout=_START_S)

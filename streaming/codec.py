@@ -1,6 +1,8 @@
-"""Bytes to messages and back, for every topic. Observations are decoded in bulk: this is the hot path of ingest.
+"""Bytes to messages and back, for every topic. Observations are decoded in bulk: this is the hot
+path of ingest.
 
-What is wrong with a message has one name, a reason; reasons, details and errors never carry what the message said.
+What is wrong with a message has one name, a reason; reasons, details and errors never carry what
+the message said.
 """
 
 from __future__ import annotations
@@ -68,7 +70,9 @@ _BROKER_CLOCK: Final = 1
 
 
 class BadMessage(ValueError):
-    """A message that cannot be used; `reason` is one of `REASONS`, `detail` names a field or a type, never a value."""
+    """A message that cannot be used; `reason` is one of `REASONS`, `detail` names a field or a
+    type, never a value.
+    """
 
     def __init__(self, reason: str, detail: str = "") -> None:
         super().__init__(f"{reason}: {detail}" if detail else reason)
@@ -91,7 +95,9 @@ class _Exact(Observation, frozen=True, gc=False, forbid_unknown_fields=True):
 
 @dataclass(frozen=True, slots=True)
 class _Shape:
-    """What a tuple of signal names stands for: the known ones' indices as int16 bytes, and which they are."""
+    """What a tuple of signal names stands for: the known ones' indices as int16 bytes, and which
+    they are.
+    """
 
     indices: bytes
     count: int
@@ -236,7 +242,9 @@ def encode(message: msgspec.Struct) -> bytes:
 
 
 def decode_case(value: bytes | None, key: bytes | None = None) -> Case:
-    """Decode a value of `icu.cases`; the key is compared where given. Raises BadMessage, also for a tombstone."""
+    """Decode a value of `icu.cases`; the key is compared where given. Raises BadMessage, also for a
+    tombstone.
+    """
     case = _decode(_decode_case, value, Case)
     _check_bed_id(case.bed_id, key if key is not None else case.bed_id.encode())
     if "\0" in case.case_id:
@@ -285,7 +293,9 @@ def _decode(decoder: Callable[[bytes], _M], value: bytes | None, kind: type[_M])
 
 
 def _why(value: bytes, kind: type[msgspec.Struct], error: Exception) -> BadMessage:
-    """Name what is wrong with a value that did not decode, by the standard library's more patient parser."""
+    """Name what is wrong with a value that did not decode, by the standard library's more patient
+    parser.
+    """
     try:
         found = json.loads(
             value, parse_constant=_not_finite, parse_float=_finite, parse_int=_finite

@@ -601,8 +601,8 @@ class Reader:
 
         Args:
             topics: Existing topics.
-            start: `beginning`, `end`, a record timestamp in milliseconds, or the offset of each partition (the
-                beginning of those that it leaves out).
+            start: `beginning`, `end`, a record timestamp in milliseconds, or the offset of each
+                partition (the beginning of those that it leaves out).
 
         Yields:
             Records of one partition in offset order; an empty list about every second where nothing

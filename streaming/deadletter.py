@@ -1,6 +1,8 @@
-"""What could not be used goes to `icu.vitals.dlq` as it came, with Kafka Connect's headers saying where from and why.
+"""What could not be used goes to `icu.vitals.dlq` as it came, with Kafka Connect's headers saying
+where from and why.
 
-Headers: https://github.com/apache/kafka/blob/trunk/connect/runtime/src/main/java/org/apache/kafka/connect/runtime/errors/DeadLetterQueueReporter.java
+Headers:
+https://github.com/apache/kafka/blob/trunk/connect/runtime/src/main/java/org/apache/kafka/connect/runtime/errors/DeadLetterQueueReporter.java
 """
 
 from __future__ import annotations
@@ -30,11 +32,15 @@ HEADERS: Final = {
     "exception.class.name": "The reason, as vitalstream.REASON.",
     "exception.message": "The reason and the field concerned; never what the message said.",
 }
-"""Headers of a dead letter, each after `PREFIX`, as text in UTF-8; the message's own headers come before them."""
+"""Headers of a dead letter, each after `PREFIX`, as text in UTF-8; the message's own headers come
+before them.
+"""
 
 
 class DeadLetters:
-    """Writes dead letters; the producer needs room for `topics.LARGEST_LETTER_BYTES` (its `max_request_bytes`)."""
+    """Writes dead letters; the producer needs room for `topics.LARGEST_LETTER_BYTES` (its
+    `max_request_bytes`).
+    """
 
     def __init__(self, producer: Producer, group: str, telemetry: Telemetry = SILENT) -> None:
         self._producer = producer
@@ -42,7 +48,8 @@ class DeadLetters:
         self._telemetry = telemetry
 
     async def bury(self, rejected: Sequence[Rejected]) -> None:
-        """Write the records' original bytes and wait for the acknowledgements, so that their offsets are done.
+        """Write the records' original bytes and wait for the acknowledgements, so that their
+        offsets are done.
 
         Raises:
             KafkaError: A letter was not acknowledged; it may be written again.

@@ -1,6 +1,8 @@
-"""The door to writing Kafka: a producer that loses nothing it acknowledged, and the topics' administration.
+"""The door to writing Kafka: a producer that loses nothing it acknowledged, and the topics'
+administration.
 
-Waiting for room and waiting for the result are two awaits: `send` awaits room only and returns the result's future.
+Waiting for room and waiting for the result are two awaits: `send` awaits room only and returns the
+result's future.
 """
 
 from __future__ import annotations
@@ -30,13 +32,16 @@ Headers = Sequence[tuple[str, bytes]]
 
 
 class Producer:
-    """Idempotent, acknowledged by all replicas, partitioned by murmur2 of the key as Java's clients do.
+    """Idempotent, acknowledged by all replicas, partitioned by murmur2 of the key as Java's clients
+    do.
 
-    Survives a broker's restart: what is in flight is sent again until it is acknowledged, in order and without
-    repeats, however long that takes. What waits for a partition without a leader fails after `delivery_timeout_s`.
+    Survives a broker's restart: what is in flight is sent again until it is acknowledged, in order
+    and without repeats, however long that takes. What waits for a partition without a leader fails
+    after `delivery_timeout_s`.
 
-    A message that is refused (too large for its topic) leaves a gap in the sequence that idempotence counts, and all
-    that follow it on its partition would be refused as well; therefore the client is made anew after a failure.
+    A message that is refused (too large for its topic) leaves a gap in the sequence that
+    idempotence counts, and all that follow it on its partition would be refused as well; therefore
+    the client is made anew after a failure.
     """
 
     def __init__(
@@ -116,7 +121,9 @@ class Producer:
         return [await self.send(topic, key, value) for key, value in messages]
 
     async def flush(self, deadline_s: float = 10.0) -> bool:
-        """Wait until all that was taken over is acknowledged or has failed; False past the deadline."""
+        """Wait until all that was taken over is acknowledged or has failed; False past the
+        deadline.
+        """
         if self._client is None:
             return True
         try:
@@ -222,7 +229,9 @@ class Admin:
 
     @property
     def can_create(self) -> bool:
-        """Whether the cluster has a controller; the embedded broker has none and makes topics when asked for."""
+        """Whether the cluster has a controller; the embedded broker has none and makes topics when
+        asked for.
+        """
         return self._live()._client.cluster.controller is not None
 
     async def partitions(self) -> dict[str, int]:

@@ -1,6 +1,7 @@
 """The topics and their policies: created once, the same partition count for all of them.
 
-Partition p of every topic speaks of the same beds; therefore counts must agree, and must not change later.
+Partition p of every topic speaks of the same beds; therefore counts must agree, and must not change
+later.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ _HOUR_MS: Final = 60 * _MINUTE_MS
 _DAY_MS: Final = 24 * _HOUR_MS
 
 LARGEST_BYTES: Final = 8 * _MIB
-"""What `icu.vitals` takes: more than a message may have, so that one too large is seen, named and kept."""
+"""What `icu.vitals` takes: more than a message may have, so that one too large is seen, named and
+kept.
+"""
 LARGEST_LETTER_BYTES: Final = LARGEST_BYTES + _MIB
 """What the dead letters take: the largest message, its headers and the batch around it."""
 
@@ -43,7 +46,8 @@ TOPICS: Final[dict[str, dict[str, str]]] = {
     PREDICTIONS: {"cleanup.policy": "delete", "retention.ms": str(7 * _DAY_MS)},
     WINDOWS: {
         "cleanup.policy": "compact",
-        # A restart reads all of it: small segments, compacted soon, keep that to little more than one snapshot a bed.
+        # A restart reads all of it: small segments, compacted soon, keep that to little more than
+        # one snapshot a bed.
         "segment.bytes": str(4 * _MIB),
         "segment.ms": str(10 * _MINUTE_MS),
         "min.cleanable.dirty.ratio": "0.1",
@@ -66,7 +70,9 @@ TOPICS: Final[dict[str, dict[str, str]]] = {
 
 
 class TopicsDiffer(RuntimeError):
-    """Topics have different partition counts, so that one bed's messages lie in different partitions."""
+    """Topics have different partition counts, so that one bed's messages lie in different
+    partitions.
+    """
 
 
 async def ensure_topics(
@@ -74,8 +80,8 @@ async def ensure_topics(
 ) -> dict[str, int]:
     """Create the topics that are missing; those that exist stay as they are.
 
-    Missing topics get the partition count of those that exist, if any do. A broker that creates topics by itself (the
-    embedded one) chooses its own count.
+    Missing topics get the partition count of those that exist, if any do. A broker that creates
+    topics by itself (the embedded one) chooses its own count.
 
     Returns:
         The partition count of each topic.

@@ -1,11 +1,11 @@
 """What tests of all packages share: a real Kafka, and the rule about services that are missing.
 
-A test whose service is missing is skipped with the reason; with CI=true it fails, for there nothing may be missing.
+A test whose service is missing is skipped with the reason; with CI=true it fails, for there nothing
+may be missing.
 """
 
 from __future__ import annotations
 
-import asyncio
 import importlib.util
 import os
 import sys
@@ -23,7 +23,9 @@ from streaming.topics import TOPICS, ensure_topics
 
 
 def _load(name: str) -> Any:
-    """A helper module beside this file: nothing below tests/ is a package, so that none shadows ours."""
+    """A helper module beside this file: nothing below tests/ is a package, so that none shadows
+    ours.
+    """
     spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -57,7 +59,9 @@ def require() -> Callable[[str, bool, str], None]:
 
 @pytest.fixture(scope="session")
 def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """A real Kafka for the whole run: `.servers`, `.restart()`, `.kill()`, `.start()`, `.pid`. Without topics."""
+    """A real Kafka for the whole run: `.servers`, `.restart()`, `.kill()`, `.start()`, `.pid`.
+    Without topics.
+    """
     reason = kafka_server.resolve()
     _require("Apache Kafka", not reason, reason)
     server = kafka_server.KafkaServer(tmp_path_factory.mktemp("kafka"))
@@ -70,7 +74,9 @@ def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 @dataclass(frozen=True)
 class Stream:
-    """A real Kafka whose topics are new and empty; groups that begin with `group` are this test's own."""
+    """A real Kafka whose topics are new and empty; groups that begin with `group` are this test's
+    own.
+    """
 
     server: Any
     servers: str
@@ -94,4 +100,4 @@ async def remove_topics(servers: str) -> None:
         if found := [topic for topic in await admin.partitions() if topic in TOPICS]:
             await admin.delete(found)
         while any(topic in TOPICS for topic in await admin.partitions()):
-            await asyncio.sleep(0.02)
+            pass  # each look is a request: no busy loop

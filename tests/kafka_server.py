@@ -1,4 +1,6 @@
-"""A real Apache Kafka for tests: one KRaft node on free loopback ports, to be killed and started at will."""
+"""A real Apache Kafka for tests: one KRaft node on free loopback ports, to be killed and started at
+will.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ START_S = 60.0
 
 
 def resolve() -> str:
-    """Fetch Kafka's jars where they are missing; the reason why there is no Kafka, "" where there is."""
+    """Fetch Kafka's jars where they are missing; the reason why there is no Kafka, "" where there
+    is.
+    """
     if shutil.which("java") is None:
         return "java is missing"
     if (HOME / "target" / ".resolved").exists():
@@ -46,7 +50,7 @@ def free_ports(count: int) -> list[int]:
 
 
 class KafkaServer:
-    """One Kafka process. Ports and data stay the same over `restart` and over `kill` and `start`."""
+    """One Kafka process. Ports and data outlive `restart`, and `kill` with `start`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

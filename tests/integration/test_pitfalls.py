@@ -75,7 +75,9 @@ async def together(*members: Member, done: Callable[[], bool]) -> None:
 
 
 async def test_p1_nothing_is_delivered_before_its_partition_is_resumed(stream: Any) -> None:
-    """An assigned partition stays silent until its owner resumes it, and then begins at its first record."""
+    """An assigned partition stays silent until its owner resumes it, and then begins at its first
+    record.
+    """
     await publish(stream.servers)
     async with Member(stream) as member:
         assert await member.poll(5) == 0
@@ -126,7 +128,7 @@ async def test_p4_a_rebalance_pauses_all_and_goes_back_to_what_was_committed(str
     await publish(stream.servers)
     async with Member(stream, resume=True) as first:
         await first.until(lambda: first.total == 40)
-        assert await first.consumer.commit({p: (4, "") for p in ALL})
+        assert await first.consumer.commit(dict.fromkeys(ALL, (4, "")))
         first._resume = False
         second = Member(stream)
         joining = asyncio.create_task(second.consumer.start())
@@ -168,7 +170,7 @@ async def test_p6_a_cancelled_poll_leaves_the_poll_interval_switched_on(stream: 
 
 
 async def test_p7_a_commit_after_the_rebalance_is_refused_without_an_error(stream: Any) -> None:
-    """The new owner's commits stand; the old one's offsets of a partition that went are left out."""
+    """The new owner's commits stand; the old one's offsets of lost partitions are left out."""
     async with Member(stream) as first:
         epoch = first.consumer.epoch
         second = Member(stream)
@@ -190,7 +192,7 @@ async def test_p7_a_commit_by_a_member_that_was_put_out_says_so(stream: Any) -> 
     """The group forgot this generation while the loop was blocked."""
     async with Member(stream) as member:
         time.sleep(2.2 * SESSION_MS / 1_000)  # noqa: ASYNC251
-        done = await member.consumer.commit({p: (1, "") for p in ALL})
+        done = await member.consumer.commit(dict.fromkeys(ALL, (1, "")))
         assert not done or member.consumer.epoch == 2
 
 
@@ -199,7 +201,7 @@ async def test_p8_consumption_goes_on_after_a_broker_restart(stream: Any) -> Non
     await publish(stream.servers)
     async with Member(stream, resume=True) as member:
         await member.until(lambda: member.total == 40)
-        assert await member.consumer.commit({p: (10, "") for p in ALL})
+        assert await member.consumer.commit(dict.fromkeys(ALL, (10, "")))
         await asyncio.to_thread(stream.server.kill)
         starting = asyncio.create_task(asyncio.to_thread(stream.server.start))
         await member.until(starting.done)
@@ -252,7 +254,7 @@ async def test_p10_a_drain_longer_than_the_session_may_still_commit(stream: Any)
 
     async def drain(partitions: frozenset[TopicPartition]) -> None:
         await asyncio.sleep(1.5 * SESSION_MS / 1_000)
-        commits.append(await first.consumer.commit({p: (8, "") for p in partitions}))
+        commits.append(await first.consumer.commit(dict.fromkeys(partitions, (8, ""))))
 
     revoked: Callable[[frozenset[TopicPartition]], Awaitable[None]] = drain
     async with Member(stream, on_revoked=revoked) as first:

@@ -153,7 +153,9 @@ def test_a_known_bed_under_another_key_is_still_refused() -> None:
 def test_event_time_is_held_against_the_brokers_clock(
     ts_ms: int, stamp_ms: int, clock: int, reason: str | None
 ) -> None:
-    """The broker's timestamp counts; one that the sender wrote counts only as far as the clock has come."""
+    """The broker's timestamp counts; one that the sender wrote counts only as far as the clock has
+    come.
+    """
     assert reason_of(record(text(ts_ms=ts_ms), stamp_ms=stamp_ms, clock=clock)) == reason
 
 

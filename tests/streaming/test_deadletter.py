@@ -1,4 +1,6 @@
-"""Bad messages on a real Kafka: each reaches the dead letters whole, with its reason, and is counted."""
+"""Bad messages on a real Kafka: each reaches the dead letters whole, with its reason, and is
+counted.
+"""
 
 from __future__ import annotations
 
@@ -89,7 +91,9 @@ def test_every_reason_has_its_message_here() -> None:
 
 
 async def test_every_bad_message_arrives_whole_with_its_reason(stream: Any) -> None:
-    """Key, value and own headers are as they came; Connect's headers say from where and why; each is counted."""
+    """Key, value and own headers are as they came; Connect's headers say from where and why; each
+    is counted.
+    """
     await asyncio.to_thread(publish, stream.servers, [*BAD.values(), (b"A-07", text())])
     assert await bury_all(stream.servers) == Counter(dict.fromkeys(BAD, 1))
     sources = {(r.partition, r.offset): r for r in await read_all(stream.servers, VITALS)}

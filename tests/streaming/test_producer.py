@@ -1,4 +1,6 @@
-"""The producer on a real Kafka: what it acknowledged is there, once and in order, whatever happens to the broker."""
+"""The producer on a real Kafka: what it acknowledged is there, once and in order, whatever happens
+to the broker.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,7 @@ async def test_keys_go_where_java_puts_them(stream: Any) -> None:
 
 
 async def test_room_and_result_are_two_waits(stream: Any) -> None:
-    """A thousand messages are taken over before the first is acknowledged; then all are, in order."""
+    """A thousand messages are taken over before the first acknowledgement; all come in order."""
     async with Producer(stream.servers, linger_ms=200) as producer:
         futures = await producer.send_many(
             PREDICTIONS, [(b"A", b"%d" % number) for number in range(1_000)]

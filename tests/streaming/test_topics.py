@@ -27,7 +27,9 @@ async def test_topics_that_exist_stay_as_they_are(stream: Any) -> None:
 
 
 async def test_policies_are_those_of_the_contract(stream: Any) -> None:
-    """Cases, windows and alerts are compacted, the others expire; observations carry the broker's clock."""
+    """Cases, windows and alerts are compacted, the others expire; observations carry the broker's
+    clock.
+    """
     async with Admin(stream.servers) as admin:
         configs = {topic: await admin.config(topic) for topic in TOPICS}
     compacted = {t for t, config in configs.items() if config["cleanup.policy"] == "compact"}
