@@ -24,7 +24,7 @@ import operator
 from collections.abc import Callable
 from functools import partial
 from importlib import resources
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,9 +87,8 @@ def score(
 
 def _known(values_BS: NDArray[np.floating[Any]]) -> _Known:
     """Every score input, from its own signal or from the one that stands in for it."""
-    wide = values_BS.astype(np.float64)
-    known = {name: wide[:, INDEX[name]] for name in SCORE_INPUTS}
-    gcs, acvpu, fio2 = known["gcs"], known["acvpu"], wide[:, INDEX["fio2"]]
+    known = {name: values_BS[:, INDEX[name]].astype(np.float64) for name in SCORE_INPUTS}
+    gcs, acvpu, fio2 = known["gcs"], known["acvpu"], values_BS[:, INDEX["fio2"]].astype(np.float64)
     level = np.select([gcs > 14.5, gcs > 8.5, gcs > 3.5, gcs >= 0], [0.0, 2.0, 3.0, 4.0], np.nan)
     coma = np.select([acvpu < 0.5, acvpu >= 0.5], [15.0, 14.0], np.nan)
     oxygen = np.select([fio2 > _AIR, fio2 <= _AIR], [1.0, 0.0], np.nan)
@@ -99,29 +98,48 @@ def _known(values_BS: NDArray[np.floating[Any]]) -> _Known:
     return known
 
 
-def _banded(
-    parts: list[dict[str, Any]], known: _Known, second_B: NDArray[np.bool_]
-) -> tuple[Floats, Bits]:
+class _Part(NamedTuple):
+    """One row of a chart, bands in whole steps; `scale` and `oxygen` say where it applies."""
+
+    name: str
+    step: float
+    limits: NDArray[np.int64]
+    points: Floats
+    scale: int | None
+    oxygen: int | None
+
+
+def _part(row: dict[str, Any]) -> _Part:
+    return _Part(
+        row["input"],
+        row["step"],
+        np.array([round(upper / row["step"]) for upper, _ in row["bands"][:-1]], np.int64),
+        np.array([points for _, points in row["bands"]], np.float64),
+        row.get("scale"),
+        row.get("oxygen"),
+    )
+
+
+def _banded(parts: list[_Part], known: _Known, second_B: NDArray[np.bool_]) -> tuple[Floats, Bits]:
     """Sum of the points of each part's band."""
     size = len(second_B)
     total, any_known = np.zeros(size), np.zeros(size, np.bool_)
     missing = np.zeros(size, np.uint32)
-    for part in parts:
-        name, step = part["input"], part["step"]
+    for name, step, limits, points, scale, oxygen in parts:
+        if scale == 2 and not second_B.any():
+            continue
         value = known[name]
         absent = np.isnan(value)
+        missing |= absent * _BIT[name]
         applies = ~absent
-        if "scale" in part:
-            applies = applies & (second_B == (part["scale"] == 2))
-        if "oxygen" in part:
+        if scale is not None:
+            applies &= second_B == (scale == 2)
+        if oxygen is not None:
             # Unknown oxygen reads the chart for air: the lower of the two.
-            applies = applies & ((known["on_oxygen"] > 0) == (part["oxygen"] == 1))
-        limits = np.array([round(upper / step) for upper, _ in part["bands"][:-1]])
-        points = np.array([p for _, p in part["bands"]], np.float64)
-        steps = np.floor(np.where(applies, value, 0.0) / step + 0.5)
-        total += np.where(applies, points[np.searchsorted(limits, steps)], 0.0)
+            applies &= (known["on_oxygen"] > 0) == (oxygen == 1)
+        # NaN sorts past the last limit; what does not apply is taken out again.
+        total += points[np.searchsorted(limits, np.floor(value / step + 0.5))] * applies
         any_known |= applies
-        missing |= np.where(absent, _BIT[name], np.uint32(0))
     return np.where(any_known, total, np.nan), missing
 
 
@@ -136,9 +154,10 @@ def _counted(
         met = np.zeros(size, np.bool_)
         for name, sign, limit in conditions:
             met |= _COMPARE[sign](known[name], limit)
-            any_known |= ~np.isnan(known[name])
         for name in dict.fromkeys(name for name, _, _ in conditions):
-            missing |= np.where(np.isnan(known[name]) & ~met, _BIT[name], np.uint32(0))
+            absent = np.isnan(known[name])
+            any_known |= ~absent
+            missing |= (absent & ~met) * _BIT[name]
         total += met
     return np.where(any_known, total, np.nan), missing
 
@@ -148,13 +167,13 @@ def _ratio(names: list[str], known: _Known, second_B: NDArray[np.bool_]) -> tupl
     above, below = known[names[0]], known[names[1]]
     missing = np.zeros(len(second_B), np.uint32)
     for name in names:
-        missing |= np.where(np.isnan(known[name]), _BIT[name], np.uint32(0))
+        missing |= np.isnan(known[name]) * _BIT[name]
     return above / np.where(below > 0, below, np.nan), missing
 
 
 def _form(table: dict[str, Any]) -> Callable[[_Known, NDArray[np.bool_]], tuple[Floats, Bits]]:
     if "parts" in table:
-        return partial(_banded, table["parts"])
+        return partial(_banded, [_part(row) for row in table["parts"]])
     if "criteria" in table:
         return partial(_counted, table["criteria"])
     return partial(_ratio, table["ratio"])
