@@ -16,10 +16,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -296,6 +298,22 @@ class Worker:
             stderr=subprocess.STDOUT,
         )
 
+    def ready(self, timeout_s: float = 30) -> None:
+        """Wait until it says that it is ready. Raises TimeoutError, RuntimeError where it ended."""
+        end = time.monotonic() + timeout_s
+        while time.monotonic() < end:
+            if self.process.poll() is not None:
+                raise RuntimeError(f"worker ended: {self.process.returncode}")
+            found = re.search(r"http://[0-9.]+:[0-9]+", Path(self._log.name).read_text())
+            if found:
+                try:
+                    with urllib.request.urlopen(f"{found[0]}/health/ready", timeout=2):
+                        return
+                except OSError:
+                    pass  # Not yet: restoring, or the server is not up.
+            time.sleep(0.05)
+        raise TimeoutError("worker is not ready")
+
     def signal(self, number: int) -> None:
         """Send it a signal."""
         self.process.send_signal(number)
@@ -359,7 +377,7 @@ class Chaos:
     partitions: int = 6
     settle_s: float = 60
     group: str = "vitalstream"
-    command: Sequence[str] = (sys.executable, "-m", "app.roles.worker")
+    command: Sequence[str] = (sys.executable, "-m", "app.cli", "worker")
     restart_broker: Callable[[], None] | None = None
     workers: list[Worker] = field(default_factory=list)
 
@@ -384,7 +402,7 @@ class Chaos:
         publisher = Publisher(self.servers, self.beds)
         count = int(self.rate * self.seconds)
         try:
-            self.worker()
+            self.worker().ready()
             for scenario in scenarios:
                 steps = getattr(self, scenario)()
                 publisher.publish(count, self.rate, _when(steps))
@@ -414,7 +432,7 @@ class Chaos:
     def rebalance(self) -> Iterator[float]:
         """A second worker comes, and the first one goes."""
         yield 0.3
-        self.worker()
+        self.worker().ready()
         yield 0.7
         self.workers[-2].stop()
 
@@ -422,6 +440,8 @@ class Chaos:
         """SIGSTOP past the session while another worker takes over, then SIGCONT."""
         yield 0.2
         frozen, other = self.workers[-1], self.worker()
+        other.ready()
+        frozen.ready()
         yield 0.4
         frozen.signal(signal.SIGSTOP)
         yield 1.0

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from app.lifecycle import serve
+from app.roles.ops import Operations
 from app.roles.worker import Worker
 from app.settings import load
 from models.config import GRID
@@ -68,7 +69,9 @@ def tiny(path: Path | None, device: str, threads: int) -> TinyModel:
 
 def main() -> None:
     """Run a worker with settings from the environment."""
-    asyncio.run(serve([Worker(load(), metrics=lambda: (b"", "text/plain"), load=tiny)]))
+    settings = load()
+    worker = Worker(settings, load=tiny)
+    asyncio.run(serve([Operations(settings, lambda: (b"", "text/plain"), worker.health), worker]))
 
 
 if __name__ == "__main__":

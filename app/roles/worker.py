@@ -10,7 +10,6 @@ from pathlib import Path
 import structlog
 
 from app.lifecycle import Deadline, Health
-from app.ops import Ops
 from app.settings import BadSetting, Settings
 from streaming.model import Model
 from streaming.pipeline import Options, Pipeline
@@ -34,7 +33,6 @@ class Worker:
     Args:
         settings: `kafka` names the cluster; `devices`, `model`, `emit` and the limits are used.
         telemetry: Hears what the stream tells about itself.
-        metrics: Prometheus text and its content type; where given, an operations server is started on `ops_port`.
         load: Loads the model on a device; default: `models.predictor.load`.
     """
 
@@ -44,7 +42,6 @@ class Worker:
         self,
         settings: Settings,
         telemetry: Telemetry = SILENT,
-        metrics: Callable[[], tuple[bytes, str]] | None = None,
         load: LoadModel | None = None,
     ) -> None:
         if settings.kafka is None:
@@ -54,9 +51,6 @@ class Worker:
         self._telemetry = telemetry
         self._load = load or _load
         self._pipeline: Pipeline | None = None
-        self._ops = (
-            None if metrics is None else Ops(settings.host, settings.ops_port, metrics, self.health)
-        )
 
     async def start(self) -> None:
         """Load the model on every device, join the group; returns while partitions are still restored.
@@ -66,8 +60,6 @@ class Worker:
             KafkaError: No broker answers.
         """
         settings = self._settings
-        if self._ops is not None:
-            await self._ops.start()
         models = await asyncio.to_thread(self._models)
         self._pipeline = Pipeline(
             self._servers,
@@ -110,23 +102,9 @@ class Worker:
         """Take nothing new, publish what is under way, commit, snapshot, leave the group."""
         if self._pipeline is not None:
             await self._pipeline.drain(deadline.left_s * 0.9)
-        if self._ops is not None:
-            await self._ops.stop()
 
     def health(self) -> Mapping[str, Health]:
         """Kafka, restoring, lag, stuck partitions, each device and the model."""
         if self._pipeline is None:
             return {"worker": Health(False, "starting")}
         return {name: Health(ok, detail) for name, (ok, detail) in self._pipeline.health().items()}
-
-
-def main() -> None:
-    """Run a worker alone, with settings from the environment."""
-    from app.lifecycle import serve
-    from app.settings import load
-
-    asyncio.run(serve([Worker(load(), metrics=lambda: (b"", "text/plain"))]))
-
-
-if __name__ == "__main__":
-    main()
