@@ -43,7 +43,7 @@ BAD: dict[str, tuple[bytes | None, bytes | None]] = {
     codec.KEY_MISMATCH: (None, text()),
     codec.BAD_TIME: (b"A-07", text(ts_ms=-1)),
     codec.AHEAD: (b"A-07", text(ts_ms=NOW_MS + 10 * 60_000)),
-    codec.TOO_LARGE: (b"A-07", text(device_id="x" * (LARGEST_BYTES - 1_000))),
+    codec.TOO_LARGE: (b"A-07", text(device_id="x" * (LARGEST_BYTES - 65_536))),
     codec.TOMBSTONE: (b"A-07", None),
 }
 
@@ -65,9 +65,17 @@ def publish(servers: str, messages: list[tuple[bytes | None, bytes | None]]) -> 
             "log_level": 0,
         }
     )
+    failed: list[Any] = []
     for key, value in messages:
-        other.produce(VITALS, value, key, headers={"trace": b"\x00\x01"})
+        other.produce(
+            VITALS,
+            value,
+            key,
+            headers={"trace": b"\x00\x01"},
+            on_delivery=lambda error, _: failed.append(error) if error else None,
+        )
     assert other.flush(20) == 0
+    assert failed == []
 
 
 async def read_all(servers: str, topic: str) -> list[Record]:
