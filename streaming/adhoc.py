@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from models.signals import HIGH, INDEX, LOW
 from streaming.assemble import Assembler, Subject
-from streaming.messages import Case, Prediction
+from streaming.messages import Case, Observation, Prediction
 from streaming.model import Cells, Model
 from streaming.shards import DevicesFailed, Done, Shard, Shards
 from streaming.telemetry import SILENT, Telemetry
 
-BED: str = "ad-hoc"
+BED: str = "adhoc"
 """The bed that a prediction names where no case does."""
 
 
@@ -61,15 +61,13 @@ class AdHoc:
         self._stopped(DevicesFailed("stopped"))
         await self._shards.stop()
 
-    async def predict(
-        self, case: Case | None, observations: Sequence[tuple[int, Mapping[str, float | None]]]
-    ) -> Prediction:
+    async def predict(self, case: Case | None, observations: Sequence[Observation]) -> Prediction:
         """Predict from the observations given, in the order of their arrival.
 
         Args:
             case: What is known of the patient.
-            observations: Event time in ms and values by signal; unknown signals and values out of
-                bounds are left out, as in the stream.
+            observations: Their event times and values; unknown signals and values out of bounds
+                are left out, as in the stream.
 
         Returns:
             A prediction whose source is partition -1, offset -1: no message stands behind it.
@@ -108,12 +106,12 @@ class AdHoc:
         shard: Shard,
         slot: int,
         case: Case | None,
-        observations: Sequence[tuple[int, Mapping[str, float | None]]],
+        observations: Sequence[Observation],
     ) -> None:
         rows = [
-            (INDEX[name], ts_ms, value)
-            for ts_ms, values in observations
-            for name, value in values.items()
+            (INDEX[name], observation.ts_ms, value)
+            for observation in observations
+            for name, value in observation.values.items()
             if name in INDEX
             and value is not None
             and LOW[INDEX[name]] <= value <= HIGH[INDEX[name]]
@@ -122,7 +120,7 @@ class AdHoc:
         store.open(slot, case.admitted_ms if case is not None else 0, case)
         count = len(observations)
         store.touch(
-            np.full(count, slot, np.int32), np.array([ts for ts, _ in observations], np.int64)
+            np.full(count, slot, np.int32), np.array([o.ts_ms for o in observations], np.int64)
         )
         store.apply(
             Cells(

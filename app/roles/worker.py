@@ -53,7 +53,7 @@ class Worker:
         self._pipeline: Pipeline | None = None
 
     async def start(self) -> None:
-        """Load the model on every device, join the group; returns while partitions are still restored.
+        """Load the model on every device and join the group; partitions are restored after that.
 
         Raises:
             ValueError: The model cannot be loaded.

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from streaming.adhoc import AdHoc
+from streaming.messages import Observation
 from streaming.shards import DevicesFailed
 
 
@@ -28,7 +29,10 @@ async def test_requests_do_not_see_each_other() -> None:
     await adhoc.start(0)
     try:
         answers = await asyncio.gather(
-            *(adhoc.predict(None, [(1_000_000, {"hr": 60.0 + i, "spo2": 97})]) for i in range(100))
+            *(
+                adhoc.predict(None, [Observation("x", 1_000_000, {"hr": 60.0 + i, "spo2": 97})])
+                for i in range(100)
+            )
         )
     finally:
         await adhoc.stop()
@@ -41,7 +45,9 @@ async def test_what_is_out_of_bounds_or_unknown_is_left_out() -> None:
     adhoc = AdHoc(tiny_model())
     await adhoc.start(0)
     try:
-        answer = await adhoc.predict(None, [(5_000, {"hr": 9_000, "zeal": 3, "temp": None})])
+        answer = await adhoc.predict(
+            None, [Observation("x", 5_000, {"hr": 9_000, "zeal": 3, "temp": None})]
+        )
         assert answer.inputs == {}
         assert answer.status == "warming_up"
         with pytest.raises(ValueError, match="observations"):
@@ -49,4 +55,4 @@ async def test_what_is_out_of_bounds_or_unknown_is_left_out() -> None:
     finally:
         await adhoc.stop()
     with pytest.raises(DevicesFailed):
-        await adhoc.predict(None, [(5_000, {})])
+        await adhoc.predict(None, [Observation("x", 5_000, {})])
