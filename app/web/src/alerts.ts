@@ -30,7 +30,8 @@ const REASONS: Record<Action, string[]> = {
   snooze: ["Artefact: signal being fixed", "Treatment under way", "Procedure at the bed"],
   escalate: ["Physician needed now", "Getting worse", "Nobody at the bed"],
 };
-export const SNOOZE_MOST_MINUTES = 60;
+const NAMED = "vitalstream.by";
+const SNOOZE_MOST_MINUTES = 60;
 
 let serial = 0;
 
@@ -112,6 +113,8 @@ export class AlertItem {
   private ask(action: Action): void {
     const id = `reason-${(serial += 1)}`;
     const reason = h("input", { id, list: `${id}-list`, maxlength: "500", autocomplete: "off" });
+    const by = h("input", { id: `${id}-by`, maxlength: "100", autocomplete: "off" });
+    by.value = sessionStorage.getItem(NAMED) ?? "";
     const options = h("datalist", { id: `${id}-list` });
     options.append(...REASONS[action].map((value) => h("option", { value })));
     const minutes = h("input", {
@@ -138,7 +141,9 @@ export class AlertItem {
       event.preventDefault();
       confirm.disabled = true;
       const length = action === "snooze" ? minutes.valueAsNumber : undefined;
-      void this.send(action, reason.value.trim(), length).finally(() => {
+      sessionStorage.setItem(NAMED, by.value.trim());
+      const given = { reason: reason.value.trim(), by: by.value.trim(), minutes: length };
+      void this.send(action, given).finally(() => {
         confirm.disabled = false;
       });
     };
@@ -147,6 +152,8 @@ export class AlertItem {
       h("label", { for: id }, "Reason (kept with the alert)"),
       reason,
       options,
+      h("label", { for: by.id }, "Your name or initials"),
+      by,
       ...(action === "snooze"
         ? [h("label", { for: minutes.id }, `Minutes, at most ${SNOOZE_MOST_MINUTES}`), minutes]
         : []),
@@ -156,9 +163,12 @@ export class AlertItem {
     reason.focus();
   }
 
-  private async send(action: Action, reason: string, minutes?: number): Promise<void> {
+  private async send(
+    action: Action,
+    given: { reason: string; by: string; minutes: number | undefined },
+  ): Promise<void> {
     try {
-      this.ward.alert(await this.api.act(this.alert.id, action, reason, minutes));
+      this.ward.alert(await this.api.act(this.alert.id, action, given));
       this.form.hidden = true;
       this.byAction.forEach((button) => {
         if (document.activeElement === document.body && !button.hidden) button.focus();

@@ -1,6 +1,6 @@
 /** The REST API, with the token that `run` hands over in the URL's fragment. */
 
-import type { Action, Alert, BedDetail, BedSummary, Prediction, Trends } from "./types";
+import type { Action, Alert, AlertState, BedDetail, BedSummary, Prediction, Trends } from "./types";
 
 const STORED = "vitalstream.token";
 
@@ -104,18 +104,30 @@ export class Api {
     return this.json(`/v1/beds/${encodeURIComponent(bedId)}/trends?${query}`, signal);
   }
 
-  async alerts(state?: string): Promise<Alert[]> {
-    const query = state ? `?state=${state}` : "";
-    return (await this.json<{ alerts: Alert[] }>(`/v1/alerts${query}`)).alerts;
+  async alerts(state: AlertState, bedId?: string): Promise<Alert[]> {
+    const query = new URLSearchParams({ state, ...(bedId ? { bed_id: bedId } : {}) });
+    return (await this.json<{ alerts: Alert[] }>(`/v1/alerts?${query}`)).alerts;
+  }
+
+  /** Every alert that is not closed. */
+  async standing(): Promise<Alert[]> {
+    const states = ["open", "escalated", "acknowledged", "snoozed"] as const;
+    return (await Promise.all(states.map((state) => this.alerts(state)))).flat();
   }
 
   model(): Promise<unknown> {
     return this.json("/v1/model");
   }
 
-  async act(alertId: string, action: Action, reason: string, minutes?: number): Promise<Alert> {
-    const body: { reason?: string; minutes?: number } = {};
+  async act(
+    alertId: string,
+    action: Action,
+    given: { reason: string; by: string; minutes?: number | undefined },
+  ): Promise<Alert> {
+    const { reason, by, minutes } = given;
+    const body: { reason?: string; by?: string; minutes?: number } = {};
     if (reason) body.reason = reason;
+    if (by) body.by = by;
     if (minutes !== undefined) body.minutes = minutes;
     const response = await this.fetch(`/v1/alerts/${encodeURIComponent(alertId)}/${action}`, {
       method: "POST",

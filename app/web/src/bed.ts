@@ -167,17 +167,16 @@ export class BedPage implements View {
     const now = this.api.now();
     const from = now - hours * 3_600_000;
     try {
-      const [bed, trends, past] = await Promise.all([
+      const [bed, trends, past, closed] = await Promise.all([
         this.api.bed(this.bedId, signal),
         this.api.trends(this.bedId, CHARTS.map(([name]) => name), from, stepFor(hours), signal),
         this.api.predictions(this.bedId, from, signal),
+        this.api.alerts("closed", this.bedId),
       ]);
       text(this.error, "");
       this.ward.summary(bed);
-      for (const alert of bed.alerts) {
-        if (alert.state === "closed") this.closed.set(alert.id, alert);
-        this.ward.alert(alert);
-      }
+      for (const alert of bed.alerts) this.ward.alert(alert);
+      for (const alert of closed) this.closed.set(alert.id, alert);
       this.drawCase(bed.case);
       for (const [name, line, decimals] of CHARTS) {
         const rows = trends.signals[name] ?? [];

@@ -46,9 +46,9 @@ class Card {
     const vitals = h("dl", { class: "vitals" });
     for (const [signal, label] of [...VITALS, ["news2", "NEWS2"] as const]) {
       const age = h("span", { class: "old" });
-      const dd = h("dd", {}, h("span", { class: "v" }), age);
-      vitals.append(h("div", { class: `tile ${signal}` }, h("dt", {}, label), dd));
-      this.values.set(signal, { dd: dd.firstElementChild as HTMLElement, age });
+      const dd = h("dd", { class: "v" });
+      vitals.append(h("div", { class: "tile" }, h("dt", {}, `${label} `, age), dd));
+      this.values.set(signal, { dd, age });
     }
     this.link = h(
       "a",
@@ -83,7 +83,7 @@ class Card {
     attribute(
       this.element,
       "class",
-      `card ${kind}${stale ? " is-stale" : ""}${alert?.state === "escalated" ? " escalated" : ""}`,
+      `card ${kind}${stale ? " is-stale" : ""}${bed.lead?.positive ? " positive" : ""}${alert?.state === "escalated" ? " escalated" : ""}`,
     );
     text(this.flag, this.flagText(bed, stale, age));
 

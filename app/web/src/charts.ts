@@ -124,7 +124,7 @@ export class Chart {
         axis({ values: TIMES, space: 64 }),
         axis({
           size: 44,
-          space: 28,
+          space: 22,
           ...(risk ? { values: (_plot, splits) => splits.map((v) => `${Math.round(v * 100)} %`) } : {}),
         }),
       ],

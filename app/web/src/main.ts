@@ -104,7 +104,7 @@ function login(message: string): void {
 }
 
 async function refresh(): Promise<void> {
-  const [beds, alerts] = await Promise.all([api.beds(), api.alerts()]);
+  const [beds, alerts] = await Promise.all([api.beds(), api.standing()]);
   for (const bed of beds) ward.summary(bed);
   ward.forgetOthers(new Set(beds.map((bed) => bed.bed_id)));
   ward.standing(alerts);

@@ -26,6 +26,7 @@ export interface Prediction {
   scores: Record<string, Score>;
   inputs: Record<string, { v: number; age_ms: number }>;
   drivers: { signal: string; effect: number }[];
+  source: { partition: number; offset: number };
 }
 
 export interface Case {
@@ -67,6 +68,8 @@ export interface BedSummary {
   age_ms: number | null;
   prediction?: Prediction | null;
   open_alerts: number;
+  /** On the stream: there is no prediction of the present case. */
+  cleared?: boolean;
 }
 
 export interface BedDetail extends BedSummary {

@@ -65,7 +65,7 @@ export class Ward {
 
   summary(given: BedSummary): void {
     const bed = this.bed(given.bed_id);
-    if (given.case_id !== bed.caseId) {
+    if (given.case_id !== bed.caseId || given.cleared) {
       bed.caseId = given.case_id;
       bed.prediction = null;
     }
@@ -130,7 +130,8 @@ export class Ward {
       prediction !== null &&
       bed.prediction !== null &&
       bed.prediction.case_id === prediction.case_id &&
-      prediction.ts_ms < bed.prediction.ts_ms
+      prediction.source.offset < bed.prediction.source.offset &&
+      prediction.ts_ms <= bed.prediction.ts_ms
     );
   }
 
