@@ -22,6 +22,8 @@ PATIENCE: Final = 4
 """Flushes that pass an entry over before it goes ahead of everything younger, urgent or not."""
 _WITHIN: Final = 0.95
 """Share of the best throughput that a smaller batch must reach to be preferred."""
+_REPEATS: Final = 5
+"""Times a batch is measured, as long as it is fast; the fastest counts."""
 _SIZES: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 
@@ -87,7 +89,7 @@ def measure_curve(
         predict: Predicts a batch of a size and a length; blocks.
         bins: Lengths to measure, ascending.
         largest: Largest batch to try.
-        budget_s: Once this much time is spent, no larger batch is tried.
+        budget_s: About how much time it may take.
         clock: Seconds.
     """
     predict(1, bins[-1])
@@ -97,16 +99,17 @@ def measure_curve(
     best, useless = 0.0, 0
     """Best throughput so far, and how many sizes in a row did not better it."""
     for size in _SIZES:
-        if size > largest or (sizes and clock() - started > budget_s):
+        # The next size takes about as long as all before it.
+        if size > largest or (sizes and clock() - started > budget_s / 2):
             break
         sizes.append(size)
         for row, length in zip(rows, bins, strict=True):
             fastest = float("inf")
-            for _ in range(3):
+            for _ in range(_REPEATS):
                 begun = clock()
                 predict(size, length)
                 fastest = min(fastest, clock() - begun)
-                if fastest > budget_s / 20:
+                if fastest > budget_s / 50:
                     break
             row.append(max(fastest, 1e-9))
         rate = size / rows[-1][-1]
@@ -114,6 +117,11 @@ def measure_curve(
         if rate < 0.9 * best or useless == 2:
             break
         best = max(best, rate)
+    # Less never costs more: where it seemed to, the machine was doing something else meanwhile.
+    for row, longer in zip(reversed(rows), [None, *reversed(rows)], strict=False):
+        for at in range(len(row) - 1, -1, -1):
+            after = row[at + 1] if at + 1 < len(row) else row[at]
+            row[at] = min(row[at], after, longer[at] if longer is not None else after)
     return Curve(tuple(bins), tuple(sizes), tuple(tuple(row) for row in rows))
 
 

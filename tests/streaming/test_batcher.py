@@ -180,4 +180,19 @@ def test_measuring_stops_when_its_time_is_spent() -> None:
         nonlocal now
         now += 1.0 + size / 100
 
-    assert measure_curve(predict, (72,), budget_s=3.0, clock=lambda: now).sizes == (1, 2, 4)
+    assert measure_curve(predict, (72,), budget_s=3.0, clock=lambda: now).sizes == (1, 2)
+
+
+def test_a_disturbed_measurement_does_not_make_less_cost_more() -> None:
+    """The machine was busy with something else while batches of 2 were measured."""
+    now = 0.0
+
+    def predict(size: int, bins: int) -> None:
+        nonlocal now
+        now += 9.0 if size == 2 else size * 1e-3 * bins
+
+    curve = measure_curve(predict, (24, 72), budget_s=1e3, clock=lambda: now)
+    for shorter, longer in zip(*curve.seconds, strict=True):
+        assert shorter <= longer
+    for row in curve.seconds:
+        assert list(row) == sorted(row)
