@@ -1,0 +1,96 @@
+"""The application: routes, documents, errors, doors and the page, put together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final
+
+from fastapi import FastAPI, Security
+from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.openapi.utils import get_openapi
+from fastapi.security import HTTPBearer
+from starlette.responses import HTMLResponse
+from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp
+
+from app.api import problems, schemas
+from app.api.auth import Door
+from app.api.routes import alerts, beds, operations, predictions, stream
+from app.api.services import Services
+
+PAGE: Final = Path(__file__).resolve().parents[1] / "web" / "dist"
+DESCRIPTION: Final = """Real-time ICU vital-signs inference: each bed's newest prediction, its history, alerts and a live stream.
+
+**Research software: never the primary alarm, no diagnosis.**
+
+Times are integer milliseconds since the Unix epoch, UTC. Values are in the signal's UCUM unit. Errors are problem details
+(RFC 9457). Everything below `/v1` needs `Authorization: Bearer TOKEN`.
+"""
+_DOCS_POLICY: Final = (
+    "default-src 'self'; script-src 'self' 'unsafe-inline' https://cdn.jsdelivr.net; "
+    "style-src 'self' 'unsafe-inline' https://cdn.jsdelivr.net; "
+    "img-src 'self' data: https://fastapi.tiangolo.com; frame-ancestors 'none'"
+)
+
+
+def application(services: Services, token: str | None, page: Path = PAGE) -> ASGIApp:
+    """The ASGI application.
+
+    Args:
+        services: What the routes work with.
+        token: Bearer token; None asks for none.
+        page: The built page; where it is missing, `/` is a problem.
+    """
+    return Door(_routes(services, page), token, services.metrics)
+
+
+def _routes(services: Services | None, page: Path) -> FastAPI:
+    app = FastAPI(
+        title="vitalstream",
+        version="0.1.0",
+        description=DESCRIPTION,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
+    )
+    app.state.services = services
+    problems.install(app)
+    bearer = Security(HTTPBearer(auto_error=False, description="The token of the API."))
+    for router in (beds.router, alerts.router, predictions.router, stream.router):
+        app.include_router(router, dependencies=[bearer])
+    app.include_router(operations.router)
+    app.openapi = lambda: _document(app)  # type: ignore[method-assign]
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> HTMLResponse:
+        html = get_swagger_ui_html(openapi_url="/openapi.json", title="vitalstream API")
+        html.headers["content-security-policy"] = _DOCS_POLICY
+        return html
+
+    if (page / "index.html").is_file():
+        app.mount("/", StaticFiles(directory=page, html=True), name="page")
+    return app
+
+
+def document() -> dict[str, Any]:
+    """The OpenAPI document."""
+    return _document(_routes(None, Path("/nowhere")))
+
+
+def _document(app: FastAPI) -> dict[str, Any]:
+    if app.openapi_schema is None:
+        found = get_openapi(
+            title=app.title,
+            version=app.version,
+            description=app.description,
+            routes=app.routes,
+            license_info=app.license_info,
+        )
+        parts = found["components"]["schemas"]
+        parts["Problem"] = schemas.Problem.model_json_schema()
+        parts["BedEvent"] = schemas.BedEvent.model_json_schema()
+        for name in ("HTTPValidationError", "ValidationError"):
+            parts.pop(name, None)
+        app.openapi_schema = found
+    return app.openapi_schema

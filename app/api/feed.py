@@ -1,0 +1,134 @@
+"""From Kafka into the view: cases and alerts from their beginning, predictions from near the end."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable
+from typing import Final
+
+import msgspec
+import structlog
+
+from app.api.view import LatestView
+from app.lifecycle import Health
+from streaming.codec import BadMessage, decode_alert, decode_case, encode
+from streaming.consumer import KafkaError, Reader, Record, TopicPartition
+from streaming.messages import ALERTS, CASES, PREDICTIONS, Prediction
+from streaming.telemetry import Telemetry
+
+log = structlog.get_logger(__name__)
+
+BACK: Final = 5_000
+"""Predictions read again of each partition at start: a minute of a large ward, hours of a small one."""
+AGAIN_S: Final = 0.5
+_TOPICS: Final = (CASES, ALERTS, PREDICTIONS)
+
+
+class Feed:
+    """Keeps a view up to date.
+
+    Args:
+        servers: Kafka.
+        view: What is kept.
+        telemetry: Hears of what was read, and how far behind this is.
+    """
+
+    def __init__(self, servers: str, view: LatestView, telemetry: Telemetry) -> None:
+        self._servers = servers
+        self._view = view
+        self._telemetry = telemetry
+        self._next: dict[TopicPartition, int] = {}
+        self._ready = False
+        self._failure = "not connected yet"
+        self._looked_s = 0.0
+
+    def recall(self, predictions: Iterable[Prediction]) -> None:
+        """Take predictions that were kept in the database; what Kafka says is newer wins."""
+        now_ms = _now_ms()
+        for prediction in predictions:
+            self._view.prediction(encode(prediction), prediction.produced_ms, now_ms)
+
+    async def start(self) -> None:
+        """Catch up. Raises KafkaError, TimeoutError where the cluster does not answer."""
+        async with Reader(self._servers) as reader:
+            for topic in _TOPICS:
+                begin = await reader.beginning_offsets(topic)
+                end = await reader.end_offsets(topic)
+                start = {
+                    p: max(begin[p], end[p] - BACK) if topic == PREDICTIONS else begin[p]
+                    for p in begin
+                }
+                async for records in reader.read(topic, start, start, end):
+                    self._take(records)
+                for p, offset in end.items():
+                    at = TopicPartition(topic, p)
+                    self._next[at] = max(self._next.get(at, 0), offset)
+        self._ready, self._failure = True, ""
+
+    async def run(self) -> None:
+        """Follow for ever; a cluster that does not answer is asked again."""
+        while True:
+            try:
+                async with Reader(self._servers) as reader:
+                    async for records in reader.follow(_TOPICS, self._next):
+                        self._failure = ""
+                        if records:
+                            self._take(records)
+                        self._look(reader)
+            except (KafkaError, TimeoutError, OSError) as error:
+                log.warning("the ward is followed again", error=repr(error))
+                self._failure = "kafka does not answer"
+            await asyncio.sleep(AGAIN_S)
+
+    def health(self) -> Health:
+        """Whether the view follows the topics."""
+        return Health(self._ready and not self._failure, self._failure)
+
+    def _look(self, reader: Reader) -> None:
+        now_s = time.monotonic()
+        if now_s - self._looked_s > 2.0:
+            self._looked_s = now_s
+            self._telemetry.lag("api", 0, reader.lag() or 0)
+
+    def _take(self, records: list[Record]) -> None:
+        topic, partition = records[0].topic, records[0].partition
+        at = TopicPartition(topic, partition)
+        first = self._next.get(at, 0)
+        self._next[at] = records[-1].offset + 1
+        now_ms = _now_ms()
+        take = {PREDICTIONS: self._prediction, CASES: self._case, ALERTS: self._alert}[topic]
+        accepted = rejected = 0
+        for record in records:
+            if record.offset < first:
+                continue
+            try:
+                take(record, now_ms)
+                accepted += 1
+            except (BadMessage, msgspec.DecodeError, UnicodeDecodeError):
+                rejected += 1
+                log.warning(
+                    "not a message of this topic",
+                    topic=topic,
+                    partition=partition,
+                    offset=record.offset,
+                )
+        self._telemetry.message(topic, "accepted", accepted)
+        if rejected:
+            self._telemetry.message(topic, "rejected", rejected)
+
+    def _prediction(self, record: Record, now_ms: int) -> None:
+        self._view.prediction(record.value or b"", record.timestamp, now_ms)
+
+    def _case(self, record: Record, now_ms: int) -> None:
+        bed_id = bytes(record.key or b"").decode()
+        case = None if record.value is None else decode_case(record.value, record.key)
+        self._view.case(bed_id, case, record.timestamp, now_ms)
+
+    def _alert(self, record: Record, now_ms: int) -> None:
+        if record.value is not None:
+            self._view.alert(decode_alert(record.value), now_ms)
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
