@@ -19,12 +19,12 @@ from app.api.routes import alerts, beds, operations, predictions, stream
 from app.api.services import Services
 
 PAGE: Final = Path(__file__).resolve().parents[1] / "web" / "dist"
-DESCRIPTION: Final = """Real-time ICU vital-signs inference: each bed's newest prediction, its history, alerts and a live stream.
+DESCRIPTION: Final = """Real-time ICU vital-signs inference: each bed's newest prediction, history, alerts, a live stream.
 
 **Research software: never the primary alarm, no diagnosis.**
 
-Times are integer milliseconds since the Unix epoch, UTC. Values are in the signal's UCUM unit. Errors are problem details
-(RFC 9457). Everything below `/v1` needs `Authorization: Bearer TOKEN`.
+Times are integer milliseconds since the Unix epoch, UTC. Values are in the signal's UCUM unit.
+Errors are problem details (RFC 9457). Everything below `/v1` needs `Authorization: Bearer TOKEN`.
 """
 _DOCS_POLICY: Final = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' https://cdn.jsdelivr.net; "

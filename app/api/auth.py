@@ -1,4 +1,4 @@
-"""The doors of the API: the bearer token, security headers, and the log and metrics of each request.
+"""The door of the API: bearer token, security headers, the log and the metrics of requests.
 
 Plain ASGI, so that streams pass through untouched.
 """
@@ -21,8 +21,8 @@ log = structlog.get_logger(__name__)
 PROTECTED: Final = ("/v1", "/fhir")
 """Everything with patient data lies below these; the page itself and the document have none."""
 _PAGE_POLICY: Final = (
-    "default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'; object-src 'none'; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    "default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'; "
+    "object-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 _HEADERS: Final = {
     "x-content-type-options": "nosniff",

@@ -1,4 +1,4 @@
-"""From Kafka into the view: cases and alerts from their beginning, predictions from near the end."""
+"""From Kafka into the view: cases and alerts from the beginning, predictions from near the end."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from streaming.telemetry import Telemetry
 log = structlog.get_logger(__name__)
 
 BACK: Final = 5_000
-"""Predictions read again of each partition at start: a minute of a large ward, hours of a small one."""
+"""Predictions read again of a partition: a minute of a large ward, hours of a small one."""
 AGAIN_S: Final = 0.5
 _TOPICS: Final = (CASES, ALERTS, PREDICTIONS)
 

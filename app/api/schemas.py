@@ -1,6 +1,6 @@
-"""What REST answers, for the OpenAPI document; the answers themselves are encoded by msgspec from the same fields.
+"""What REST answers, for the OpenAPI document; msgspec encodes the answers from the same fields.
 
-Times are integer milliseconds since the Unix epoch, UTC. Units of signals are UCUM codes, see `models.signals`.
+Times are integer milliseconds since the Unix epoch, UTC. Units of signals are UCUM codes.
 """
 
 from __future__ import annotations
@@ -167,7 +167,7 @@ class BedDetail(Bed):
 
 
 class BedEvent(_Open):
-    """`bed` on the live stream: a bed came, became stale or live, changed its case or its alerts."""
+    """`bed` on the live stream: a bed became stale or live, or its case or alerts changed."""
 
     bed_id: str
     case_id: str | None

@@ -1,13 +1,15 @@
-"""The live stream: server-sent events, each encoded once, read by any number of readers at their own pace.
+"""The live stream: server-sent events, encoded once, read by any number at their own pace.
 
-There is no queue. All readers share one map from key (a bed's prediction, a bed's state, an alert) to its newest
-event, kept in the order of the events' numbers. A reader knows the number it has come to and pulls what is newer, a
-bounded piece at a time: a slow one therefore gets the newest of each bed, and costs nobody anything.
+There is no queue. All readers share one map from key (a bed's prediction, a bed's state, an alert)
+to its newest event, in the order of the events' numbers. A reader knows the number it has come to
+and pulls what is newer, a bounded piece at a time: a slow one therefore gets the newest of each
+bed, and costs nobody anything.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import time
 import uuid
@@ -62,7 +64,7 @@ class Broadcaster:
         self._waiting: set[asyncio.Event] = set()
         self._shared: dict[int, tuple[float, bytes, int]] = {}
         self._flushing = False
-        self._closing = False
+        self._closed = asyncio.Event()
 
     def predicted(self, bed_id: str, raw: bytes) -> None:
         """A bed's new prediction, JSON."""
@@ -87,7 +89,7 @@ class Broadcaster:
                 self._complete_from = max(self._complete_from, self._events.pop(oldest).seq)
 
     def pull(self, seq: int, beds: frozenset[str] | None = None) -> tuple[bytes, int]:
-        """What is newer than `seq`, oldest first, at most about PIECE_BYTES, and the number come to."""
+        """What is newer than `seq`, oldest first, up to PIECE_BYTES, and the number come to."""
         if beds is None:
             now = self._clock()
             shared = self._shared.get(seq)
@@ -116,7 +118,7 @@ class Broadcaster:
         return blob, reached
 
     def start_of(self, last_event_id: str | None) -> int:
-        """The number that a `Last-Event-ID` stands for; 0, everything there is, where it is not ours."""
+        """The number that a `Last-Event-ID` stands for; 0, all there is, where it is not ours."""
         epoch, _, number = (last_event_id or "").partition("-")
         if epoch != self.epoch or not (number.isascii() and number.isdigit()):
             return 0
@@ -131,7 +133,7 @@ class Broadcaster:
 
     def close(self) -> None:
         """End all streams."""
-        self._closing = True
+        self._closed.set()
         self._wake()
 
     async def read(
@@ -150,15 +152,15 @@ class Broadcaster:
         seq = self.start_of(last_event_id)
         try:
             yield b"retry: 1000\n: research only, never the primary alarm\n\n"
-            while not self._closing:
+            while not self._closed.is_set():
                 wake.clear()
                 until = self.seq
-                while seq < until and not self._closing:
+                while seq < until and not self._closed.is_set():
                     blob, seq = self.pull(seq, beds)
                     if blob:
                         yield blob
                 if every_s:
-                    # All readers of the same pace pull at the same moments, and so share their pieces.
+                    # Readers of one pace pull at the same moments, and so share their pieces.
                     await self._pause(every_s - self._clock() % every_s)
                 try:
                     await asyncio.wait_for(wake.wait(), HEARTBEAT_S)
@@ -169,9 +171,8 @@ class Broadcaster:
             self._tell_readers(len(self._waiting))
 
     async def _pause(self, seconds: float) -> None:
-        end = self._clock() + seconds
-        while not self._closing and (left := end - self._clock()) > 0:
-            await asyncio.sleep(min(left, 0.5))
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._closed.wait(), seconds)
 
     def _put(self, key: Key, bed_id: str, kind: bytes, data: bytes) -> None:
         if b"\n" in data or b"\r" in data:

@@ -1,7 +1,8 @@
-"""The ward as it is now: each bed's newest prediction, case and open alerts. Pure; `now_ms` is an argument.
+"""The ward as it is now: each bed's newest prediction, case and open alerts. Pure.
 
-Of two predictions of a case the one with the higher source offset is newer. A new case replaces all that was known of
-the one before, and what still arrives of an earlier case is dropped, so that a bed never shows another patient.
+Of two predictions of a case the one with the higher source offset is newer. A new case replaces all
+that was known of the one before, and what still arrives of an earlier case is dropped, so that a
+bed never shows another patient.
 """
 
 from __future__ import annotations
@@ -220,7 +221,8 @@ class LatestView:
 
     def _leave(self, bed: _Bed) -> None:
         """What is known is of an earlier patient."""
-        bed.earlier.add(bed.case_id) if bed.head is not None or bed.case is not None else None
+        if bed.head is not None or bed.case is not None:
+            bed.earlier.add(bed.case_id)
         if bed.head is not None:
             self.predicted_beds -= 1
         bed.head, bed.raw, bed.heard_ms = None, b"", -1

@@ -95,6 +95,7 @@ class Api:
         if everything is None:
             metrics.watch(self.health)
         self._adhoc: Any = None
+        self._model: Any = None
         self._adhoc_state = Health(True, "not loaded yet")
         self._database = Health(False, "not asked yet")
         self._tasks: list[asyncio.Task[None]] = []
@@ -252,7 +253,7 @@ class Api:
             self._database = Health(False, str(error))
 
     async def _load(self) -> None:
-        """The model for `POST /v1/predictions`, in the background: everything else is served meanwhile."""
+        """The model for `POST /v1/predictions`, in the background: the rest is served meanwhile."""
         from importlib import import_module
 
         settings = self._settings
@@ -260,24 +261,24 @@ class Api:
         try:
             predictor = await asyncio.to_thread(import_module, "models.predictor")
             model = await asyncio.to_thread(predictor.load, settings.model, "cpu", settings.threads)
-            adhoc = import_module("streaming.adhoc").Adhoc(model, telemetry=self._metrics)
+            adhoc = import_module("streaming.adhoc").AdHoc(model)
             await adhoc.start()
         except Exception as error:
             log.error("the api has no model", error=repr(error))
             self._adhoc_state = Health(False, "could not be loaded")
             return
         self._adhoc = self._services.adhoc = adhoc
+        self._model = model
         self._adhoc_state = Health(True, f"{model.name} {model.version}")
         gc.collect()
         gc.freeze()
 
     def _card(self) -> dict[str, Any]:
         path = CARD if self._settings.model is None else self._settings.model.parent / "card.json"
-        try:
-            card: dict[str, Any] = json.loads(path.read_text())
-        except (OSError, ValueError):
-            card = {}
-        model = getattr(self._adhoc, "model", None)
+        card: dict[str, Any] = {}
+        with contextlib.suppress(FileNotFoundError):
+            card = json.loads(path.read_text())
+        model = self._model
         card["loaded"] = (
             {}
             if model is None

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import structlog
+
 from app.lifecycle import Deadline, Health, Role
+
+log = structlog.get_logger(__name__)
 
 
 class Late:
@@ -48,3 +52,52 @@ class Late:
         if self.role is None:
             return {self.name: Health(False, "starting")}
         return self.role.health()
+
+
+class Together:
+    """Roles that start and drain side by side.
+
+    Args:
+        roles: The roles.
+    """
+
+    name = "together"
+
+    def __init__(self, roles: Sequence[Role]) -> None:
+        self._roles = roles
+
+    async def start(self) -> None:
+        """Start all; the first that fails stops the others' start."""
+        starts = [asyncio.create_task(role.start()) for role in self._roles]
+        try:
+            await asyncio.gather(*starts)
+        finally:
+            for task in starts:
+                task.cancel()
+            await asyncio.gather(*starts, return_exceptions=True)
+
+    async def wait(self) -> None:
+        """Return when all have finished; raise what the first failed with."""
+        waits = [asyncio.create_task(role.wait()) for role in self._roles]
+        try:
+            await asyncio.gather(*waits)
+        finally:
+            for task in waits:
+                task.cancel()
+            await asyncio.gather(*waits, return_exceptions=True)
+
+    async def drain(self, deadline: Deadline) -> None:
+        """Drain one after the other, in the order given: who writes before who reads."""
+        for role in self._roles:
+            try:
+                await asyncio.wait_for(role.drain(deadline), max(0.1, deadline.left_s))
+            except Exception as error:
+                log.error("drain failed", role=role.name, error=repr(error))
+
+    def health(self) -> Mapping[str, Health]:
+        """All parts of all roles."""
+        return {
+            f"{role.name} {name}": state
+            for role in self._roles
+            for name, state in role.health().items()
+        }

@@ -1,4 +1,4 @@
-"""`vitalstream run`: the same roles in one process, on the embedded broker unless a real one is named."""
+"""`vitalstream run`: the same roles in one process, on the embedded broker or a real one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import structlog
 
 from app.lifecycle import Deadline, Health, Role
 from app.metrics import Metrics
-from app.roles.late import Late
+from app.roles.late import Late, Together
 from app.settings import BadSetting, Settings
 
 log = structlog.get_logger(__name__)
@@ -146,9 +146,11 @@ def roles(settings: Settings, metrics: Metrics) -> Sequence[Role]:
     api = late("api", "Api", metrics=metrics, everything=health)
     worker = late("worker", "Worker", telemetry=metrics)
     parts += [late("migrate", "Migrate"), api]
+    stream = [worker, late("ward", "Ward", telemetry=metrics)]
     if settings.simulator:
-        parts.append(late("simulate", "Simulate", telemetry=metrics))
-    parts += [worker, late("ward", "Ward", telemetry=metrics)]
+        stream.insert(0, late("simulate", "Simulate", telemetry=metrics))
+    # Each joins a group, which takes a broker its time: side by side.
+    parts.append(Together(stream))
 
     def ready() -> bool:
         role = api.role

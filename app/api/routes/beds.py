@@ -63,7 +63,7 @@ async def trends(
     """Mean, minimum and maximum of each signal by step; by default of the last 24 hours."""
     names = list(dict.fromkeys(name.strip() for name in signals.split(",") if name.strip()))
     if unknown := [name for name in names if name not in INDEX]:
-        raise Problem(422, f"signals: there is no {ascii(unknown[0][:40])}")
+        raise Problem(422, f"signals: there is no {unknown[0][:40]!a}")
     end_ms = given.clock_ms() if to_ms is None else to_ms
     start_ms = max(0, end_ms - 24 * HOUR_MS) if from_ms is None else from_ms
     step_s = -(-step_s // 60) * 60

@@ -13,7 +13,9 @@ from app.api import schemas
 from app.api.problems import Problem, documented
 from app.api.routes import answer
 from app.api.services import Services, services
+from streaming.adhoc import Busy
 from streaming.messages import Case, Observation
+from streaming.shards import DevicesFailed
 
 router = APIRouter(prefix="/v1", tags=["model"], responses=documented(401))
 Given = Annotated[Services, Depends(services)]
@@ -26,7 +28,7 @@ BED = "adhoc"
     summary="Predict for observations of no bed",
 )
 async def predict(given: Given, asked: schemas.AdhocRequest) -> Response:
-    """One prediction from a case and its observations, through the same batcher; nothing is kept."""
+    """One prediction from a case and its observations, by the same batcher; nothing is kept."""
     if given.adhoc is None:
         raise Problem(503, "the model is being loaded", {"retry-after": "5"})
     if any(
@@ -52,11 +54,13 @@ async def predict(given: Given, asked: schemas.AdhocRequest) -> Response:
         return answer(await given.adhoc.predict(case, observations))
     except ValueError as error:
         raise Problem(422, str(error)) from None
+    except (Busy, DevicesFailed):
+        raise Problem(503, "the model is busy or has failed", {"retry-after": "1"}) from None
 
 
 @router.get(
     "/model", responses={200: {"model": schemas.ModelCard}}, summary="The model and its results"
 )
 async def model(given: Given) -> Response:
-    """The card that was shipped with the weights: what was measured, on which split, and its limits."""
+    """The card shipped with the weights: what was measured, on which split, and its limits."""
     return answer(given.card())
