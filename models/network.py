@@ -104,7 +104,8 @@ class Network(nn.Module):
         moved[list(VITAL_AT)] += torch.bmm(minutes.transpose(0, 1), self.of_minutes)
         hidden = (said.hidden.unsqueeze(0) - moved).reshape(COUNT * size, -1)
         each = self.experts(hidden).reshape(COUNT, size, -1, len(RISKS))
-        return (each * said.share.unsqueeze(2)).sum(2).transpose(0, 1)
+        without: Tensor = (each * said.share.unsqueeze(2)).sum(2).transpose(0, 1)
+        return without
 
     def _first(self) -> Tensor:
         """The first layer as one matrix, kept while serving."""

@@ -93,11 +93,11 @@ class Predictor:
             torch.set_num_threads(self._threads)
         with torch.inference_mode():
             out = self._network(windows)
-        known = windows.newest_age_ms >= 0
+        spoken = (windows.newest_age_ms[:, _SPOKEN] >= 0).sum(1) > 0
         scale = np.array([getattr(c, "spo2_scale", None) or 1 for c in windows.cases], np.int64)
         score, missing = score_of(windows.newest_value, scale)
         return Predictions(
-            speaks=known[:, _SPOKEN].any(1),
+            speaks=spoken,
             p=out["p"],
             low=out["low"],
             high=out["high"],
@@ -169,5 +169,3 @@ def load(path: Path | None = None, device: str = "cpu", threads: int = 1) -> Pre
     """
     model, version = checkpoint.load(path or checkpoint.SHIPPED)
     return Predictor(model, version, device, threads)
-
-
