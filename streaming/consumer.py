@@ -32,6 +32,8 @@ REQUEST_S = 15.0
 """Longest wait for a single answer of the cluster."""
 JOIN_S = 120.0
 """Longest wait for the first assignment: others may have to finish first."""
+PAUSE_S = 2.0
+"""Longest time between polls in which a standstill is held against the client."""
 WATCH_S = 0.25
 ENDS_EVERY_S = 2.0
 FETCH_BYTES = 4 << 20
@@ -108,6 +110,7 @@ class GroupConsumer:
         self._ends: dict[TopicPartition, int] = {}
         self._marks: dict[TopicPartition, tuple[int, float]] = {}
         self._ends_at = -math.inf
+        self._polled = -math.inf
         self._lags: deque[tuple[float, float]] = deque(maxlen=int(30 / WATCH_S))
         self.revived = 0
 
@@ -153,6 +156,10 @@ class GroupConsumer:
             raise ConsumerFailed(
                 f"{self.group}: {self.failure or 'not started'!r}"
             ) from self.failure
+        now = self._clock()
+        if now - self._polled > PAUSE_S:  # a standstill of the caller, not of the client
+            self._marks = {p: (offset, now) for p, (offset, _) in self._marks.items()}
+        self._polled = now
         if why := self._why_dead():
             await self._revive(why)
             return {}

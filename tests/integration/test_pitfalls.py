@@ -235,6 +235,18 @@ async def test_p8_a_client_that_stopped_without_a_word_is_made_anew(stream: Any)
         assert member.got == {partition: list(range(10)) for partition in ALL}
 
 
+async def test_p8_a_caller_that_did_not_poll_is_not_blamed_on_the_client(stream: Any) -> None:
+    """Who waits for a database makes no new client, and loses nothing."""
+    await publish(stream.servers)
+    async with Member(stream, resume=True, revive_after_s=1.0) as member:
+        deadline = time.monotonic() + WAIT_S
+        while member.consumer.stuck(2.5) != ALL:
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.1)
+        await member.until(lambda: member.total == 40)
+        assert (member.consumer.revived, member.consumer.epoch) == (0, 1)
+
+
 async def test_p9_a_failed_batch_is_delivered_again_after_a_seek(stream: Any) -> None:
     """The position moves on with the poll, whatever becomes of the records."""
     await publish(stream.servers)
