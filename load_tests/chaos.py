@@ -377,6 +377,7 @@ class Chaos:
     partitions: int = 6
     settle_s: float = 60
     group: str = "vitalstream"
+    emit: str = "each"
     command: Sequence[str] = (sys.executable, "-m", "app.cli", "worker")
     restart_broker: Callable[[], None] | None = None
     workers: list[Worker] = field(default_factory=list)
@@ -387,7 +388,7 @@ class Chaos:
             self.servers,
             self.folder / f"worker-{len(self.workers)}.log",
             self.command,
-            emit="each",
+            emit=self.emit,
             session_timeout_ms=self.session_timeout_ms,
             snapshot_every_s=2,
             group=self.group,
@@ -409,7 +410,7 @@ class Chaos:
                 for _ in steps:
                     pass
             publisher.flush()
-            return settle(self.servers, self.settle_s)
+            return settle(self.servers, self.settle_s, self.emit)
         finally:
             for worker in self.workers:
                 if worker.process.returncode is None:

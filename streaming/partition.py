@@ -4,6 +4,7 @@ done."""
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from streaming.messages import Case
@@ -23,7 +24,7 @@ class Ticket(NamedTuple):
 
 
 class Account:
-    """One bed's messages: those that no acknowledged prediction covers, in its window or not yet."""
+    """One bed's messages: those that no acknowledged prediction covers, in its window or not."""
 
     __slots__ = (
         "bed_id",
