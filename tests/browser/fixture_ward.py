@@ -1,6 +1,7 @@
-"""A ward that exists only for looking at the page: any number of beds at 1 Hz, without a model behind them.
+"""A ward made up for looking at the page: any number of beds at 1 Hz, without a model behind them.
 
-Serves the built page and just enough of the API. `python tests/browser/fixture_ward.py --beds 1000 --port 8123`.
+Serves the built page and just enough of the API:
+`python tests/browser/fixture_ward.py --beds 1000 --port 8123`.
 """
 
 from __future__ import annotations
@@ -50,7 +51,9 @@ def prediction(i: int, ts_ms: int) -> dict[str, Any]:
         "resp": 27 + 2 * swing if ill else base.uniform(12, 19) + swing,
         "temp": 38.6 if ill else base.uniform(36.4, 37.4),
     }
-    inputs = {n: {"v": round(v + draw.uniform(-1, 1) * 0.3, 2), "age_ms": 0} for n, v in vitals.items()}
+    inputs = {
+        n: {"v": round(v + draw.uniform(-1, 1) * 0.3, 2), "age_ms": 0} for n, v in vitals.items()
+    }
     inputs["temp"]["age_ms"] = 14 * 60_000
     for k, (name, value) in enumerate(LABS.items()):
         age_ms = (2 + 7 * k) * 3_600_000
@@ -158,7 +161,11 @@ def create(beds: int) -> FastAPI:
     def trends(bed_id: str, signals: str, from_ms: int, step_s: int) -> dict[str, Any]:
         rows: dict[str, list[list[float]]] = {}
         for name in signals.split(","):
-            draw, value, rows[name] = random.Random(name), {"temp": 37, "resp": 20}.get(name, 85), []
+            draw, value, rows[name] = (
+                random.Random(name),
+                {"temp": 37, "resp": 20}.get(name, 85),
+                [],
+            )
             for ts in range(from_ms, now_ms(), step_s * 1000):
                 value += draw.gauss(0, 0.02 if name == "temp" else 0.8)
                 width = 0.1 if name == "temp" else 3
@@ -166,8 +173,8 @@ def create(beds: int) -> FastAPI:
         return {"step_s": step_s, "signals": {n: r for n, r in rows.items() if n != "etco2"}}
 
     @app.get("/v1/alerts")
-    def all_alerts() -> dict[str, Any]:
-        return {"alerts": list(alerts.values())}
+    def all_alerts(state: str) -> dict[str, Any]:
+        return {"alerts": [alert for alert in alerts.values() if alert["state"] == state]}
 
     @app.post("/v1/alerts/{alert_id}/{action}")
     def act(alert_id: str, action: str, body: dict[str, Any]) -> dict[str, Any]:

@@ -110,7 +110,7 @@ export function duration(ms: number): string {
 export function alertValue(kind: string, value: number | null): string {
   if (value === null) return "";
   if (kind in RISKS) return percent(value);
-  if (kind === "silence") return duration(value > 1000 ? value : value * 1000);
+  if (kind === "silence") return duration(value);
   return number(value);
 }
 
