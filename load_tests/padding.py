@@ -24,7 +24,8 @@ from models.config import GRID
 from models.data import physionet2019
 from models.data.stays import Stay
 from models.window_store import HostWindowStore
-from streaming.batcher import Batcher, Curve, measure_curve
+from streaming.batcher import Batcher
+from streaming.curve import Curve, measure_curve
 from streaming.model import Cells
 
 ADMITTED_MS = 1_795_392_000_000

@@ -21,8 +21,9 @@ from ingest import START_MS, records
 
 from models.config import GRID
 from models.window_store import HostWindowStore
-from streaming.batcher import Batcher, flat_curve
+from streaming.batcher import Batcher
 from streaming.codec import VitalsDecoder
+from streaming.curve import flat_curve
 from streaming.windows import Bed, Windows
 
 BUCKETS = (8, 24, 48, 72)

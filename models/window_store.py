@@ -16,8 +16,9 @@ from typing import Any, Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from models.config import GRID, Grid, Scale
-from models.signals import COUNT, GROUP_OF, INDEX
+from models.config import GRID, Grid
+from models.ring import Ring
+from models.signals import COUNT, GROUP_OF
 
 _FORMAT: Final = b"VSW1"
 _HEAD: Final = struct.Struct("<4s8sqqI")
@@ -89,92 +90,6 @@ class Windows:
         return len(self.cases)
 
 
-class _Ring:
-    """One scale of all slots: values and their times within the bin, [capacity, bins, signals]."""
-
-    def __init__(self, scale: Scale, capacity: int) -> None:
-        self.width = scale.width_ms
-        self.bins = scale.bins
-        self.signals = np.array([INDEX[name] for name in scale.signals], np.int64)
-        self.count = len(self.signals)
-        self.column = np.full(COUNT, -1, np.int64)
-        self.column[self.signals] = np.arange(self.count)
-        self.all = self.count == COUNT
-        self.value = np.full((capacity, self.bins, self.count), np.nan, np.float32)
-        self.within = np.full((capacity, self.bins, self.count), -1, np.int32)
-        self.filled = np.zeros((capacity, self.bins), np.bool_)
-        self._back = np.arange(self.bins - 1, -1, -1)
-
-    def grow(self, capacity: int) -> None:
-        """Make room, keeping what is there."""
-        for name, fill in (("value", np.nan), ("within", -1), ("filled", False)):
-            old = getattr(self, name)
-            new = np.full((capacity, *old.shape[1:]), fill, old.dtype)
-            new[: len(old)] = old
-            setattr(self, name, new)
-
-    def clear(self, slot: int) -> None:
-        """Empty a slot."""
-        self.value[slot] = np.nan
-        self.within[slot] = -1
-        self.filled[slot] = False
-
-    def clear_rows(self, slots: NDArray[np.int64], head: Any, steps: Any) -> None:
-        """Clear the rows that the window enters as its last bin moves on to `head` by `steps`;
-        slots are distinct.
-        """
-        steps = np.minimum(steps, self.bins)
-        rows = np.repeat(head - steps + 1, steps) + _ranges(steps)
-        rows %= self.bins
-        slots = np.repeat(slots, steps)
-        self.value[slots, rows] = np.nan
-        self.within[slots, rows] = -1
-        self.filled[slots, rows] = False
-
-    def put(
-        self,
-        slot: NDArray[np.int64],
-        signal: NDArray[np.int64],
-        index: NDArray[np.int64],
-        within: NDArray[np.int64],
-        value: NDArray[np.float32],
-    ) -> int:
-        """Store values, sorted by slot, signal, time and arrival, in their bins `index`. Returns
-        how many are stored.
-        """
-        if not self.all:
-            signal = self.column[signal]
-        # The last of a run of one bin is its newest.
-        last = np.empty(len(slot), np.bool_)
-        last[-1:] = True
-        np.not_equal(index[1:], index[:-1], out=last[:-1])
-        last[:-1] |= signal[1:] != signal[:-1]
-        last[:-1] |= slot[1:] != slot[:-1]
-        if not last.all():
-            slot, signal, index = slot[last], signal[last], index[last]
-            within, value = within[last], value[last]
-        row = slot * self.bins + index % self.bins
-        cell = row * self.count + signal
-        flat = self.within.reshape(-1)
-        take = flat[cell] <= within
-        if not take.all():
-            cell, row, within, value = cell[take], row[take], within[take], value[take]
-        flat[cell] = within
-        self.value.reshape(-1)[cell] = value
-        self.filled.reshape(-1)[row] = True
-        return len(cell)
-
-    def rows(self, head: NDArray[np.int64], bins: int) -> NDArray[np.int64]:
-        """Rows of the last `bins` bins, oldest first, int64[B, bins]."""
-        return (head[:, None] - self._back[self.bins - bins :]) % self.bins
-
-    def lengths(self, slots: NDArray[np.int32], head: NDArray[np.int64]) -> NDArray[np.int32]:
-        """Bins from the first that holds a value to the last, at least 1."""
-        filled = self.filled[slots[:, None], self.rows(head, self.bins)]
-        first = np.where(filled.any(1), filled.argmax(1), self.bins - 1)
-        return (self.bins - first).astype(np.int32)
-
-
 class HostWindowStore:
     """A `streaming.model.WindowStore` over numpy arrays.
 
@@ -189,7 +104,7 @@ class HostWindowStore:
         self.grid = grid
         self.capacity = capacity
         self._digest = bytes.fromhex(grid.digest)
-        self._rings = [_Ring(scale, capacity) for scale in grid.scales]
+        self._rings = [Ring(scale, capacity) for scale in grid.scales]
         self._hours, self._minutes = self._rings
         self._phase = np.zeros(capacity, np.int64)
         self._newest = np.full(capacity, -1, np.int64)
@@ -326,7 +241,7 @@ class HostWindowStore:
         """Newest event time of each slot, -1 where there is none."""
         return self._newest[slots]
 
-    def _head(self, slots: NDArray[np.int32], ring: _Ring) -> NDArray[np.int64]:
+    def _head(self, slots: NDArray[np.int32], ring: Ring) -> NDArray[np.int64]:
         head: NDArray[np.int64] = (self._newest[slots] - self._phase[slots]) // ring.width
         return head
 
@@ -458,7 +373,7 @@ class HostWindowStore:
         return phase, newest, scales
 
     @staticmethod
-    def _check(ring: _Ring, cells: NDArray[Any], newest: int, phase: int) -> None:
+    def _check(ring: Ring, cells: NDArray[Any], newest: int, phase: int) -> None:
         if not len(cells):
             return
         index = cells["at"].astype(np.int64)
@@ -474,13 +389,6 @@ class HostWindowStore:
             or (ts < 0).any()
         ):
             raise ValueError("window: bad cells")
-
-
-def _ranges(sizes: NDArray[np.int64]) -> NDArray[np.int64]:
-    """0 … n-1 for each n, one after the other."""
-    total = int(sizes.sum())
-    ends = np.cumsum(sizes)
-    return np.arange(total) - np.repeat(ends - sizes, sizes)
 
 
 def _order(series: NDArray[np.int64], ts_ms: NDArray[np.int64]) -> NDArray[np.int64]:

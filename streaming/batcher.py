@@ -9,120 +9,18 @@ whoever was passed over too often goes before them.
 
 from __future__ import annotations
 
-import time
 from bisect import bisect_left
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
+
+from streaming.curve import Curve
 
 Reason = Literal["idle", "size", "deadline", "drain"]
 
 PATIENCE: Final = 4
 """Flushes that pass an entry over before it goes ahead of everything younger, urgent or not."""
-_WITHIN: Final = 0.95
-"""Share of the best throughput that a smaller batch must reach to be preferred."""
-_REPEATS: Final = 5
-"""Times a batch is measured, as long as it is fast; the fastest counts."""
-_SIZES: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
-
-
-@dataclass(frozen=True, slots=True)
-class Curve:
-    """What a batch costs, measured.
-
-    Attributes:
-        bins: Lengths, ascending.
-        sizes: Batch sizes, ascending.
-        seconds: Time of a batch for each length and size.
-    """
-
-    bins: tuple[int, ...]
-    sizes: tuple[int, ...]
-    seconds: tuple[tuple[float, ...], ...]
-
-    def cost(self, size: int, bins: int) -> float:
-        """Seconds that a batch takes: straight lines between what was measured, and on at the last
-        one's rate.
-        """
-        row = self.seconds[min(bisect_left(self.bins, bins), len(self.bins) - 1)]
-        sizes = self.sizes
-        if size >= sizes[-1]:
-            return row[-1] * size / sizes[-1]
-        at = bisect_left(sizes, size)
-        if at == 0:
-            return row[0]
-        left, right = sizes[at - 1], sizes[at]
-        return row[at - 1] + (row[at] - row[at - 1]) * (size - left) / (right - left)
-
-    def best(self, bins: int) -> int:
-        """The smallest batch size with (nearly) the best throughput."""
-        row = self.seconds[min(bisect_left(self.bins, bins), len(self.bins) - 1)]
-        rates = [size / seconds for size, seconds in zip(self.sizes, row, strict=True)]
-        enough = max(rates) * _WITHIN
-        return next(size for size, rate in zip(self.sizes, rates, strict=True) if rate >= enough)
-
-
-def flat_curve(bins: Iterable[int], size: int) -> Curve:
-    """A curve for when nothing was measured: a launch costs as much as `size` windows of the
-    longest length.
-    """
-    lengths = tuple(bins)
-    sizes = (1, size)
-    return Curve(
-        lengths,
-        sizes,
-        tuple(tuple(size + n * length / lengths[-1] for n in sizes) for length in lengths),
-    )
-
-
-def measure_curve(
-    predict: Callable[[int, int], object],
-    bins: Sequence[int],
-    largest: int = 1024,
-    budget_s: float = 5.0,
-    clock: Callable[[], float] = time.perf_counter,
-) -> Curve:
-    """Measure what batches cost.
-
-    Args:
-        predict: Predicts a batch of a size and a length; blocks.
-        bins: Lengths to measure, ascending.
-        largest: Largest batch to try.
-        budget_s: About how much time it may take.
-        clock: Seconds.
-    """
-    predict(1, bins[-1])
-    started = clock()
-    sizes: list[int] = []
-    rows: list[list[float]] = [[] for _ in bins]
-    best, useless = 0.0, 0
-    """Best throughput so far, and how many sizes in a row did not better it."""
-    for size in _SIZES:
-        # The next size takes about as long as all before it.
-        if size > largest or (sizes and clock() - started > budget_s / 2):
-            break
-        sizes.append(size)
-        for row, length in zip(rows, bins, strict=True):
-            fastest = float("inf")
-            for _ in range(_REPEATS):
-                begun = clock()
-                predict(size, length)
-                fastest = min(fastest, clock() - begun)
-                if fastest > budget_s / 50:
-                    break
-            row.append(max(fastest, 1e-9))
-        rate = size / rows[-1][-1]
-        useless = 0 if rate > 1.03 * best else useless + 1
-        if rate < 0.9 * best or useless == 2:
-            break
-        best = max(best, rate)
-    # Less never costs more: where it seemed to, the machine was doing something else meanwhile.
-    for row, longer in zip(reversed(rows), [None, *reversed(rows)], strict=False):
-        for at in range(len(row) - 1, -1, -1):
-            after = row[at + 1] if at + 1 < len(row) else row[at]
-            row[at] = min(row[at], after, longer[at] if longer is not None else after)
-    return Curve(tuple(bins), tuple(sizes), tuple(tuple(row) for row in rows))
 
 
 @dataclass(slots=True)

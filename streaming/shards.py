@@ -8,122 +8,30 @@ predict what was copied for it; a batch crosses over twice, once there and once 
 from __future__ import annotations
 
 import asyncio
-import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import structlog
 
-from models.signals import HIGH, LOW, VITALS
-from streaming.batcher import Batcher, Curve, Flush, flat_curve, measure_curve
-from streaming.model import Cells, Model, Predictions, WindowStore
+from streaming.batcher import Batcher, Flush
+from streaming.curve import Curve, flat_curve, measure_curve
+from streaming.model import Model, Predictions
+from streaming.shard import Done, Job, Shard, trial
 from streaming.telemetry import SILENT, Telemetry
 from streaming.windows import Bed, Home
 
 log = structlog.get_logger(__name__)
 
-_FIRST_SLOTS: Final = 64
-_IN_FLIGHT: Final = 2
-"""Batches a device has at most: the one it works on, and the next, so that it need not wait for
-the loop.
-"""
-_TRIAL_MS: Final = 1_800_000_000_000
+
+__all__ = ["DevicesFailed", "Done", "Shard", "Shards"]
 
 
 class DevicesFailed(RuntimeError):
     """No device is left to predict."""
-
-
-@dataclass(frozen=True, slots=True)
-class Done:
-    """A batch came back.
-
-    Attributes:
-        shard: Who predicted it.
-        flush: What was taken from the queue.
-        tag: What the caller gave to `Shards.submit`, row by row what is needed to publish.
-        predictions: What the model says.
-        seconds: How long the model took.
-    """
-
-    shard: Shard
-    flush: Flush
-    tag: Any
-    predictions: Predictions
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class _Job:
-    flush: Flush
-    windows: Any
-    tag: Any
-    done: Callable[[Done], None]
-
-
-class Shard:
-    """One device: model, windows, queue, thread.
-
-    Args:
-        name: Distinct among the shards; the metrics' label.
-        model: The device's copy of the network.
-        batcher: Its queue.
-    """
-
-    def __init__(self, name: str, model: Model, batcher: Batcher) -> None:
-        self.name = name
-        self.model = model
-        self.batcher = batcher
-        self.store: WindowStore = model.store(_FIRST_SLOTS)
-        self.failed = False
-        self.in_flight: dict[int, _Job] = {}
-        """Batches under way, by a number of theirs."""
-        self.busy_since_s: float | None = None
-        """When the batch that the device works on was begun (`time.monotonic`), None while it has
-        none.
-        """
-        self.work: queue.SimpleQueue[tuple[int, _Job] | None] = queue.SimpleQueue()
-        self.key = name.encode()
-        self._free = list(range(self.store.capacity - 1, -1, -1))
-
-    def claim(self) -> int:
-        """A free slot, empty; there is always one more."""
-        if not self._free:
-            old = self.store.capacity
-            self.store.grow(old * 2)
-            self._free.extend(range(self.store.capacity - 1, old - 1, -1))
-        return self._free.pop()
-
-    def release(self, slot: int) -> None:
-        """Empty a slot and take it out of the queue; it may be claimed again."""
-        self.batcher.discard(slot)
-        self.store.close(slot)
-        self._free.append(slot)
-
-    def queued(self, slot: int) -> bool:
-        """Whether a slot's window is due."""
-        return slot in self.batcher
-
-    @property
-    def idle(self) -> bool:
-        """Whether the device has nothing to do."""
-        return not self.in_flight
-
-    def take(self, now_s: float, drain: bool = False) -> Flush | None:
-        """The next batch of the queue, unless the device has enough under way."""
-        if self.failed or len(self.in_flight) >= _IN_FLIGHT:
-            return None
-        return self.batcher.take(now_s, self.idle, drain)
-
-    def stalled(self, limit_s: float) -> bool:
-        """Whether the device has worked on one batch for longer than `limit_s`."""
-        since = self.busy_since_s
-        return since is not None and time.monotonic() - since > limit_s
 
 
 class Shards:
@@ -183,9 +91,7 @@ class Shards:
         in a thread.
         """
         for shard in self.all:
-            curve = measure_curve(
-                _trial(shard.model), shard.model.length_buckets, budget_s=budget_s
-            )
+            curve = measure_curve(trial(shard.model), shard.model.length_buckets, budget_s=budget_s)
             shard.batcher = self._batcher(shard.model, curve)
             log.info(
                 "device measured",
@@ -272,9 +178,9 @@ class Shards:
         longest = max(flush.bins, int(shard.store.lengths(slots).max()))
         bins = next(length for length in shard.model.length_buckets if length >= longest)
         windows = shard.store.gather(slots, bins)
-        self._hand(shard, _Job(flush, windows, tag, done))
+        self._hand(shard, Job(flush, windows, tag, done))
 
-    def _hand(self, shard: Shard, job: _Job) -> None:
+    def _hand(self, shard: Shard, job: Job) -> None:
         self._jobs += 1
         shard.in_flight[self._jobs] = job
         shard.work.put((self._jobs, job))
@@ -364,39 +270,3 @@ def _by_home(beds: Sequence[Bed]) -> dict[Home, list[Bed]]:
     for bed in beds:
         homes.setdefault(bed.home, []).append(bed)
     return homes
-
-
-def _trial(model: Model) -> Callable[[int, int], object]:
-    """Predicts windows of a size and a length; they hold vitals now and one value at their
-    beginning.
-    """
-    made: dict[tuple[int, int], Any] = {}
-
-    def predict(size: int, bins: int) -> object:
-        if (size, bins) not in made:
-            made.clear()
-            made[size, bins] = _windows(model, size, bins)
-        return model.predict(made[size, bins])
-
-    return predict
-
-
-def _windows(model: Model, size: int, bins: int) -> Any:
-    store = model.store(size)
-    slots = np.arange(size, dtype=np.int32)
-    for slot in slots.tolist():
-        store.open(slot, 0, None)
-    now = np.full(size, _TRIAL_MS, np.int64)
-    store.touch(slots, now)
-    count = len(VITALS)
-    signals = np.arange(count, dtype=np.int16)
-    middle = ((LOW + HIGH) / 2)[signals].astype(np.float32)
-    store.apply(
-        Cells(
-            np.repeat(slots, count),
-            np.tile(signals, size),
-            np.repeat(now, count),
-            np.tile(middle, size),
-        )
-    )
-    return store.gather(slots, bins)

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streaming.batcher import PATIENCE, Batcher, Curve, flat_curve, measure_curve
+from streaming.batcher import PATIENCE, Batcher
+from streaming.curve import Curve, flat_curve, measure_curve
 
 BUCKETS = (8, 24, 72)
 APART = Curve(BUCKETS, (1, 8), ((1.0, 8.0), (3.0, 24.0), (9.0, 72.0)))
