@@ -60,9 +60,9 @@ class Store:
         table = PREDICTIONS
         query = select(table.c.body).where(table.c.bed_id == bed_id)
         if from_ms is not None:
-            query = query.where(table.c.ts_ms >= from_ms)
+            query = query.where(table.c.ts_ms >= _fitting(from_ms))
         if to_ms is not None:
-            query = query.where(table.c.ts_ms <= to_ms)
+            query = query.where(table.c.ts_ms <= _fitting(to_ms))
         query = query.order_by(table.c.ts_ms.desc(), table.c.source_offset.desc())
         return [_unpack(row.body) for row in self._rows(query.limit(min(limit, MOST_PREDICTIONS)))][
             ::-1
@@ -101,7 +101,8 @@ class Store:
             For each signal (start of the step in ms, mean, minimum, maximum), ascending; steps
             without a value are left out. The newest MOST_POINTS steps at most.
         """
-        step_ms = -(-max(step_s, 60) // 60) * MINUTE_MS
+        step_ms = _fitting(-(-max(step_s, 60) // 60) * MINUTE_MS)
+        from_ms, to_ms = _fitting(from_ms), _fitting(to_ms)
         table = TRENDS
         step = (table.c.minute_ms - table.c.minute_ms % step_ms).label("step")
         query = (
@@ -172,8 +173,11 @@ class Store:
         Raises:
             UnknownAlert: There is no such alert.
             StateConflict: Its state does not allow this.
-            ValueError: The minutes are out of range, or given for something else than a snooze.
+            ValueError: The minutes are out of range, or given for another action; or a
+                text holds what no database keeps.
         """
+        if "\0" in by or "\0" in (reason or ""):
+            raise ValueError("a text may not hold the character NUL")
         while True:
             with self._connection(writes=True) as connection:
                 row = connection.execute(
@@ -263,6 +267,11 @@ def _one(connection: Connection, alert_id: str) -> Alert:
     if not rows:
         raise UnknownAlert(alert_id)
     return with_history(connection, rows)[0]
+
+
+def _fitting(number: int) -> int:
+    """A number that the database's integers hold; further out there is nothing to be found."""
+    return max(-(1 << 62), min(number, 1 << 62))
 
 
 def _unpack(body: bytes) -> Prediction:

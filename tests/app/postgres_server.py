@@ -39,16 +39,13 @@ def _free_port() -> int:
 class PostgresServer:
     """One server process. Port and data stay the same over `stop` and `start`."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder / "postgres"
-        self._folder.mkdir()
+    def __init__(self) -> None:
+        # Not below pytest's own folder: each run of pytest by root shuts that to other users again.
+        self._folder = Path(tempfile.mkdtemp(prefix="vitalstream-postgres-"))
         self._as: list[str] = []
         if os.geteuid() == 0:
             self._as = ["runuser", "-u", "postgres", "--"]
             shutil.chown(self._folder, "postgres")
-            for above in (folder, *folder.parents):
-                if above.stat().st_uid == 0 and above != Path("/"):
-                    above.chmod(above.stat().st_mode | 0o011)
         self._run("initdb", "-D", str(self._folder), "-A", "trust", "-U", "postgres", "--no-sync")
         self.port = _free_port()
 
@@ -79,6 +76,11 @@ class PostgresServer:
     def stop(self) -> None:
         """Stop at once, as a crash would; nothing where it does not run."""
         self._run("pg_ctl", "-D", str(self._folder), "-m", "immediate", "stop", check=False)
+
+    def remove(self) -> None:
+        """Stop and delete the folder."""
+        self.stop()
+        shutil.rmtree(self._folder, ignore_errors=True)
 
     def _run(self, program: str, *args: str, check: bool = True) -> None:
         with tempfile.TemporaryFile() as said:  # a pipe would stay open as long as the server runs

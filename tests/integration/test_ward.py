@@ -50,14 +50,16 @@ MINUTE_MS = 60_000
 
 
 @pytest.fixture(scope="module")
-def postgres(tmp_path_factory: pytest.TempPathFactory, require: Any) -> Iterator[Any]:
+def postgres(require: Any) -> Iterator[Any]:
     """A PostgreSQL that the tests may stop."""
     reason = postgres_server.missing()
     require("PostgreSQL", not reason, reason)
-    server = postgres_server.PostgresServer(tmp_path_factory.mktemp("pg"))
-    server.start()
-    yield server
-    server.stop()
+    server = postgres_server.PostgresServer()
+    try:
+        server.start()
+        yield server
+    finally:
+        server.remove()
 
 
 def now_ms() -> int:

@@ -184,3 +184,16 @@ def test_gone_database_is_named_so() -> None:
     with pytest.raises(database.DatabaseGone):
         database.migrate("postgresql://postgres@127.0.0.1:1/x")
     store.close()
+
+
+def test_no_input_of_a_reader_is_an_error_of_the_database(store: Store, ledger: Ledger) -> None:
+    """Times beyond every integer find nothing; a text that no database keeps is refused."""
+    put(ledger, standing("x"))
+    far = 10**30
+    assert store.predictions("A", -far, far, 10) == []
+    assert store.predictions("A", far, -far, 10**9) == []
+    assert store.trends("A", ["hr"], -far, far, 10**20) == {"hr": []}
+    assert store.trends("A", [], 0, far, 1) == {}
+    with pytest.raises(ValueError, match="NUL"):
+        store.act("x", "acknowledge", "nurse", "a\0b", now_ms=NOW)
+    assert store.act("x", "acknowledge", "Ärztin 👶", "’; --", now_ms=NOW).history[-1].reason
