@@ -77,26 +77,11 @@ HIDEABLE: Final = tuple(_AT[n] for n in (*UNITS, "problems", "oncology", "cardia
 UNIT_MISSING: Final = _AT["unit_missing"]
 
 SKEWED: Final = frozenset(
-    [
-        "urine_ml",
-        "pao2",
-        "ast",
-        "alt",
-        "alp",
-        "bun",
-        "creatinine",
-        "bilirubin_direct",
-        "bilirubin_total",
-        "glucose",
-        "lactate",
-        "troponin_i",
-        "troponin_t",
-        "ptt",
-        "wbc",
-        "fibrinogen",
-        "platelets",
-        "cholesterol",
-    ]
+    {
+        *("urine_ml", "pao2", "ast", "alt", "alp", "bun", "creatinine", "bilirubin_direct"),
+        *("bilirubin_total", "glucose", "lactate", "troponin_i", "troponin_t", "ptt", "wbc"),
+        *("fibrinogen", "platelets", "cholesterol"),
+    }
 )
 """Long-tailed: x / (x + typical) is used for x."""
 _CLIP: Final = 6.0

@@ -92,6 +92,7 @@ def fit(table: Table, features: Features, plan: Plan, work: Path) -> Network:
     )
     mark = hashlib.sha256(f"{plan} {len(table.stay)} {table.labels.sum()}".encode()).hexdigest()
     state = work / f"state-{mark[:12]}.pt"
+    work.mkdir(parents=True, exist_ok=True)
     done = 0
     if state.exists():
         found = torch.load(state, weights_only=True)
