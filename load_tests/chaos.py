@@ -1,14 +1,15 @@
 """Kill, stop and rebalance workers on a real Kafka, then prove that nothing was lost.
 
-    python load_tests/chaos.py --kafka 127.0.0.1:9092 --scenario kill --beds 50 --rate 1000 --seconds 20
+    python load_tests/chaos.py --kafka 127.0.0.1:9092 --scenario kill,freeze --seconds 20
 
-Observations are known values by bed and sequence number. The proof reads `icu.vitals` and `icu.predictions` and
-replays the observations through an oracle of its own, ten lines of dictionaries, that shares no code with the worker:
+Observations are known values by bed and sequence number. The proof reads `icu.vitals` and
+`icu.predictions` and replays the observations through an oracle of its own, ten lines of
+dictionaries, that shares no code with the worker:
 
 - every accepted observation has a prediction whose `source` is its offset (`emit=each`);
 - all repeats of an identity are equal in every field but `produced_ms`;
-- each prediction's case, time and inputs are the oracle's: every accepted observation is in the windows, no window
-  holds a value of another case or bed.
+- each prediction's case, time and inputs are the oracle's: every accepted observation is in the
+  windows, no window holds a value of another case or bed.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ START_MS = int(time.time() * 1000) - 3_600_000
 
 
 def observation(bed: int, seq: int, start_ms: int = START_MS, run: str = "") -> dict[str, Any]:
-    """The known message of a bed: every value names its bed and sequence number; some are null, late or empty."""
+    """The known message of a bed: values name bed and number; some are null, late or empty."""
     number = seq // OBSERVATIONS_A_CASE
     ts_ms = start_ms + seq * 1_000
     values: dict[str, float | None] = {
@@ -126,8 +127,8 @@ class Verdict:
             if isinstance(found, list) and found
         )
         return (
-            f"{self.observations} observations, {self.accepted} accepted, {self.predictions} predictions, "
-            f"{self.repeats} repeats; {faults or 'nothing missing, nothing wrong'}"
+            f"{self.observations} observations, {self.accepted} accepted, "
+            f"{self.predictions} predictions, {self.repeats} repeats; {faults or 'nothing missing, nothing wrong'}"
         )
 
 
@@ -249,7 +250,7 @@ class Publisher:
         self.sent = 0
 
     def publish(self, count: int, rate: float, meanwhile: Callable[[float], None]) -> None:
-        """Send `count` observations, round robin over the beds; `meanwhile` is called with the share sent."""
+        """Send `count` observations, round robin; `meanwhile` is called with the share sent."""
         started = time.monotonic()
         for i in range(count):
             message = observation(self.sent % self._beds, self.sent // self._beds, run=self._run)
@@ -398,7 +399,7 @@ class Chaos:
         return worker
 
     def run(self, *scenarios: str) -> Verdict:
-        """Do what the scenarios say while observations are published, one after the other; judge the topics."""
+        """Do what the scenarios say while observations are published; judge the topics."""
         create_topics(self.servers, self.partitions)
         publisher = Publisher(self.servers, self.beds)
         count = int(self.rate * self.seconds)

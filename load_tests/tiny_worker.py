@@ -1,4 +1,4 @@
-"""A worker with a tiny deterministic model, for runs in which the network's numbers do not matter."""
+"""A worker with a tiny deterministic model, for runs in which its numbers do not matter."""
 
 from __future__ import annotations
 

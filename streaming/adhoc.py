@@ -1,6 +1,7 @@
 """Predictions for whoever asks, from observations that are given and forgotten.
 
-They go the way of the stream: a window in a slot, the batcher, the device's thread. Requests that come together are
+They go the way of the stream: a window in a slot, the batcher, the device's thread. Requests that
+come together are
 predicted together.
 """
 

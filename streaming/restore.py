@@ -1,6 +1,8 @@
-"""A partition's windows come back: snapshots of its beds, then the observations after them, without predicting.
+"""A partition's windows come back: snapshots of its beds, then the observations after them, without
+predicting.
 
-Reads with a consumer of its own and no group, so that the member keeps its heartbeats and its place. What is read ends
+Reads with a consumer of its own and no group, so that the member keeps its heartbeats and its
+place. What is read ends
 at the committed offset: from there on the member itself delivers.
 """
 
@@ -46,7 +48,8 @@ async def restore(
 ) -> None:
     """Bring the windows of a partition to the committed offset.
 
-    Snapshots of another grid, of another partition or ahead of the commit are not used; the observations are then
+    Snapshots of another grid, of another partition or ahead of the commit are not used; the
+    observations are then
     read from the beginning of the log.
 
     Raises:

@@ -1,6 +1,8 @@
-"""When a bed's window is captured, when the capture may be published, and what a restart still needs.
+"""When a bed's window is captured, when the capture may be published, and what a restart still
+needs.
 
-A capture at offset k is published only after k is committed: a snapshot never runs ahead of the predictions, so
+A capture at offset k is published only after k is committed: a snapshot never runs ahead of the
+predictions, so
 restoring it can hide no observation whose prediction is still due.
 """
 
@@ -97,7 +99,8 @@ def newest_snapshots(
 ) -> None:
     """Keep each bed's snapshot of the highest offset; a tombstone (None) forgets the bed.
 
-    The highest, not the last: a worker that was stopped past its session may still send one from before.
+    The highest, not the last: a worker that was stopped past its session may still send one from
+        before.
     """
     for bed_id, snapshot in values:
         if snapshot is None:
