@@ -1,6 +1,7 @@
 """Starting and stopping: roles start in order, drain in reverse under one shared deadline.
 
-A role is one part of the product that can run as a process of its own. `serve` is the only place that handles signals.
+A role is one part of the product that can run as a process of its own. Only `serve` handles
+signals.
 """
 
 from __future__ import annotations
@@ -53,14 +54,16 @@ class Role(Protocol):
         """Return when the role has finished by itself (replay), raise when it has failed."""
 
     async def drain(self, deadline: Deadline) -> None:
-        """Refuse, drain, commit, close within the deadline. May be called twice, or after a failed start."""
+        """Refuse, drain, commit, close within the deadline. May be called twice, or after a failed
+        start.
+        """
 
     def health(self) -> Mapping[str, Health]:
         """State of each of the role's parts, by name; never patient data."""
 
 
 async def serve(roles: Sequence[Role], stop: asyncio.Event | None = None) -> None:
-    """Run roles until a signal, until one fails (raised after the drain), or until all have finished."""
+    """Run roles until a signal, until one fails (raised after the drain), or until all are done."""
     stop = stop or asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -82,7 +85,7 @@ async def serve(roles: Sequence[Role], stop: asyncio.Event | None = None) -> Non
         while waits and not stop.is_set():
             done, _ = await asyncio.wait({stopping, *waits}, return_when=asyncio.FIRST_COMPLETED)
             for task in done - {stopping}:
-                waits.discard(task)  # type: ignore[arg-type]
+                waits.discard(task)
                 await task
     finally:
         stopping.cancel()
@@ -91,7 +94,9 @@ async def serve(roles: Sequence[Role], stop: asyncio.Event | None = None) -> Non
         await asyncio.gather(stopping, *waits, return_exceptions=True)
         deadline = Deadline(DRAIN_S)
         for role in reversed(started):
+            began_s = deadline.left_s
             try:
                 await asyncio.wait_for(role.drain(deadline), max(0.1, deadline.left_s))
             except Exception as error:
                 log.error("drain failed", role=role.name, error=repr(error))
+            log.debug("drained", role=role.name, seconds=round(began_s - deadline.left_s, 2))

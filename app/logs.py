@@ -16,8 +16,8 @@ SHARED: Final[list[Processor]] = [
     structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
     structlog.processors.StackInfoRenderer(),
 ]
-_QUIET: Final = ("aiokafka", "asyncio", "uvicorn", "alembic", "sqlalchemy", "httpx")
-"""Libraries that tell much: what they say below a warning is shown at debug only."""
+_QUIET: Final = ("aiokafka", "asyncio", "uvicorn", "alembic", "sqlalchemy", "httpx", "httpcore")
+"""Libraries that tell much, some of it values: below a warning they are never heard."""
 
 
 def configure(level: str = "info", form: Literal["json", "console"] = "console") -> None:
@@ -45,11 +45,9 @@ def configure(level: str = "info", form: Literal["json", "console"] = "console")
     root.handlers[:] = [handler]
     root.setLevel(number)
     for name in _QUIET:
-        logging.getLogger(name).setLevel(number if number <= logging.DEBUG else logging.WARNING)
+        logging.getLogger(name).setLevel(logging.WARNING)
     # aiokafka's coordinator warns of every rebalance, which is none of an operator's business.
-    logging.getLogger("aiokafka.consumer.group_coordinator").setLevel(
-        number if number <= logging.DEBUG else logging.ERROR
-    )
+    logging.getLogger("aiokafka.consumer.group_coordinator").setLevel(logging.ERROR)
     structlog.configure(
         processors=[*SHARED, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),

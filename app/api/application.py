@@ -19,7 +19,7 @@ from app.api.routes import alerts, beds, operations, predictions, stream
 from app.api.services import Services
 
 PAGE: Final = Path(__file__).resolve().parents[1] / "web" / "dist"
-DESCRIPTION: Final = """Real-time ICU vital-signs inference: each bed's newest prediction, history, alerts, a live stream.
+DESCRIPTION: Final = """Each bed's newest prediction, its history, its alerts and a live stream.
 
 **Research software: never the primary alarm, no diagnosis.**
 

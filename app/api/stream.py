@@ -26,6 +26,7 @@ PIECE_BYTES: Final = 128 << 10
 HEARTBEAT_S: Final = 10.0
 _SHARE_S: Final = 0.2
 """How long a piece is shared by readers that have come to the same number."""
+_SHARED_MOST: Final = 16
 _CLOSED_KEPT: Final = 10_000
 """Closed alerts kept for readers that resume."""
 
@@ -112,6 +113,8 @@ class Broadcaster:
             reached = self.seq
         blob = b"".join(parts)
         if beds is None:
+            while len(self._shared) >= _SHARED_MOST:
+                del self._shared[next(iter(self._shared))]
             self._shared[seq] = (now, blob, reached)
         if seq and reached - seq > len(parts) and beds is None:
             self._tell_conflated(reached - seq - len(parts))

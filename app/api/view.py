@@ -199,9 +199,14 @@ class LatestView:
         now = self._now(bed, now_ms)
         case = bed.case if bed.case is not None and bed.case.case_id == bed.case_id else None
         return BedDetail(
-            *(getattr(now, name) for name in BedNow.__struct_fields__),
-            case=case,
-            alerts=sorted(bed.alerts.values(), key=lambda a: -a.opened_ms),
+            now.bed_id,
+            now.case_id,
+            now.stale,
+            now.age_ms,
+            now.prediction,
+            now.open_alerts,
+            case,
+            sorted(bed.alerts.values(), key=lambda alert: -alert.opened_ms),
         )
 
     def case_of(self, bed_id: str) -> Case | None:

@@ -89,10 +89,12 @@ class Together:
     async def drain(self, deadline: Deadline) -> None:
         """Drain one after the other, in the order given: who writes before who reads."""
         for role in self._roles:
+            began_s = deadline.left_s
             try:
                 await asyncio.wait_for(role.drain(deadline), max(0.1, deadline.left_s))
             except Exception as error:
                 log.error("drain failed", role=role.name, error=repr(error))
+            log.debug("drained", role=role.name, seconds=round(began_s - deadline.left_s, 2))
 
     def health(self) -> Mapping[str, Health]:
         """All parts of all roles."""

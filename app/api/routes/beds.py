@@ -40,7 +40,7 @@ async def predictions(
     to_ms: Time = None,
     limit: Annotated[int, Query(ge=1, le=10_000)] = 1_000,
 ) -> Response:
-    """The newest `limit` kept predictions: one a minute, and each that moved an alert; ascending."""
+    """The newest `limit` kept: one a minute, and each that moved an alert; ascending."""
     found = await ask(given.store.predictions, bed_id, from_ms, to_ms, limit)
     return answer({"predictions": found})
 

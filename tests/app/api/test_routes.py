@@ -1,0 +1,172 @@
+"""What REST answers."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, Phase, settings
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from app.api.application import document
+from app.lifecycle import Health
+from streaming.messages import CASES, Case
+
+
+def predict(ward: Any, bed: str = "A-07", offset: int = 1, case: str | None = "c1") -> None:
+    """Let a prediction arrive."""
+    raw = {
+        "bed_id": bed, "case_id": case, "ts_ms": ward.now, "produced_ms": ward.now,
+        "model": "m", "model_version": "1", "status": "ok",
+        "risks": {"sepsis": {"p": 0.1, "low": 0.0, "high": 0.2, "positive": False}},
+        "experts": {"general": 1.0}, "novelty": 0.0,
+        "scores": {"news2": {"value": 3.0, "missing": []}},
+        "inputs": {"hr": {"v": 82.0, "age_ms": 0}},
+        "drivers": [{"signal": "hr", "effect": 0.1}],
+        "source": {"partition": 0, "offset": offset},
+    }  # fmt: skip
+    ward.services.view.prediction(json.dumps(raw).encode(), ward.now, ward.now)
+
+
+def test_beds_show_the_newest_prediction(ward: Any) -> None:
+    """BED is the contract's, the prediction is as it came."""
+    predict(ward)
+
+    (bed,) = ward.client.get("/v1/beds").json()["beds"]
+    assert set(bed) == {"bed_id", "case_id", "stale", "age_ms", "prediction", "open_alerts"}
+    assert bed["prediction"]["risks"]["sepsis"]["p"] == 0.1
+    assert (bed["stale"], bed["age_ms"], bed["open_alerts"]) == (False, 0, 0)
+
+
+def test_a_bed_has_its_case_and_alerts(ward: Any) -> None:
+    """The bed's page needs one request."""
+    ward.services.view.case("A-07", Case("A-07", "c1", "open", ward.now), ward.now, ward.now)
+    predict(ward)
+
+    bed = ward.client.get("/v1/beds/A-07").json()
+    assert bed["case"]["case_id"] == "c1"
+    assert bed["alerts"] == []
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/v1/beds/never", 404),
+        ("GET", "/nowhere", 404),
+        ("GET", "/v1/nowhere", 404),
+        ("PATCH", "/v1/beds", 405),
+        ("GET", "/v1/beds/A/trends?signals=nonsense", 422),
+        ("GET", "/v1/beds/A/predictions?limit=0", 422),
+        ("GET", "/v1/beds/A%00/predictions", 422),
+        ("POST", "/v1/alerts/none/acknowledge", 404),
+        ("POST", "/v1/predictions", 422),
+        ("PUT", "/v1/beds/A/case", 422),
+        ("GET", "/v1/stream?every_ms=x", 422),
+    ],
+)
+def test_every_error_is_a_problem(ward: Any, method: str, path: str, status: int) -> None:
+    """RFC 9457, one form for all."""
+    answer = ward.client.request(method, path)
+
+    assert answer.status_code == status
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.json()["status"] == status
+    assert "Traceback" not in answer.text
+
+
+def test_a_failure_of_ours_tells_nothing_of_itself(ward: Any) -> None:
+    """500 without the cause; the log has it."""
+
+    def fail(_: int) -> None:
+        raise RuntimeError("secret of the inside")
+
+    ward.services.view.beds = fail
+    answer = ward.client.get("/v1/beds")
+
+    assert answer.status_code == 500
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert "secret" not in answer.text
+
+
+@pytest.mark.parametrize("sent", ["", "Bearer wrong", "Basic dTpw", "Bearer", "Bearer té"])
+def test_patient_data_needs_the_token(ward: Any, sent: str) -> None:
+    """Every route below /v1 refuses without it, also those that do not exist."""
+    paths = [p.replace("{bed_id}", "A").replace("{alert_id}", "x") for p in document()["paths"]]
+    for path in [*paths, "/v1/nowhere", "/fhir/metadata"]:
+        answer = ward.client.get(path, headers={"authorization": sent.encode()})
+        if path.startswith(("/v1", "/fhir")):
+            assert answer.status_code == 401, path
+            assert answer.headers["www-authenticate"].startswith("Bearer")
+        else:
+            assert answer.status_code != 401, path
+
+
+def test_a_case_is_published_and_accepted(ward: Any) -> None:
+    """PUT publishes the case, DELETE a tombstone."""
+    body = {"case_id": "c9", "admitted_ms": ward.now, "age_years": 67, "unknown": 1}
+
+    assert ward.client.put("/v1/beds/B%2F1/case", json=body).status_code == 202
+    assert ward.client.delete("/v1/beds/B%2F1/case").status_code == 202
+    (topic, key, value), gone = ward.published
+    assert (topic, key) == (CASES, "B/1")
+    assert json.loads(value)["case_id"] == "c9"
+    assert gone == (CASES, "B/1", None)
+
+
+def test_readiness_is_503_with_each_part(ward: Any) -> None:
+    """Who watches learns which part it is."""
+    ward.parts["database"] = Health(False, "does not answer")
+
+    answer = ward.client.get("/health/ready")
+    assert answer.status_code == 503
+    assert answer.json()["parts"]["database"] == {"ok": False, "detail": "does not answer"}
+
+
+def test_metrics_and_document_need_no_token(ward: Any) -> None:
+    """They hold no patient data."""
+    bare = {"authorization": ""}
+
+    assert "vitalstream_messages_total" in ward.client.get("/metrics", headers=bare).text
+    assert "never the primary alarm" in ward.client.get("/openapi.json", headers=bare).text
+    assert ward.client.get("/docs", headers=bare).status_code == 200
+
+
+schema = schemathesis.pytest.from_fixture("served")
+
+
+@pytest.fixture
+def served(ward: Any) -> Any:
+    """The application, with a bed to be found."""
+    predict(ward)
+    return schemathesis.openapi.from_asgi("/openapi.json", ward.app).exclude(path="/v1/stream")
+
+
+@schema.parametrize()
+@settings(
+    max_examples=15,
+    deadline=None,
+    phases=[Phase.explicit, Phase.generate],
+    suppress_health_check=list(HealthCheck),
+)
+def test_nothing_that_is_asked_breaks_the_server(case: Any) -> None:
+    """Whatever the document allows, and what it does not: no 5xx but the ones it names."""
+    answer = case.call(headers={"authorization": "Bearer test-token-1234"})
+    if answer.status_code == 503:
+        assert "503" in case.operation.definition.raw["responses"]
+        return
+    case.validate_response(
+        answer,
+        checks=[
+            not_a_server_error,
+            status_code_conformance,
+            content_type_conformance,
+            response_schema_conformance,
+        ],
+    )
