@@ -1,7 +1,9 @@
 """The catalogue of signals: the one place that knows names, units, codes and plausible bounds.
 
-Units are those of the PhysioNet challenges. Bounds are plausibility limits (what a living patient's monitor or
-laboratory can report), not alarm limits: a value outside them is an artefact or a unit error and is dropped.
+Units are those of the PhysioNet challenges. Bounds are plausibility limits (what a living patient's
+monitor or
+laboratory can report), not alarm limits: a value outside them is an artefact or a unit error and is
+dropped.
 LOINC codes: loinc.org; unit codes: UCUM.
 """
 

@@ -1,7 +1,9 @@
 """The messages on every topic, as types: what is valid is what these types decode.
 
-Times are integer milliseconds since the Unix epoch, UTC. Every key is the bed id in UTF-8; every value is JSON.
-Unknown fields are ignored; a missing or ill-typed required field is an error (`msgspec.ValidationError`).
+Times are integer milliseconds since the Unix epoch, UTC. Every key is the bed id in UTF-8; every
+value is JSON.
+Unknown fields are ignored; a missing or ill-typed required field is an error
+(`msgspec.ValidationError`).
 """
 
 from __future__ import annotations
@@ -97,7 +99,9 @@ class Source(Struct, frozen=True):
 
 
 class Prediction(Struct, frozen=True):
-    """What the model says of a bed (`icu.predictions`); (`bed_id`, `source`, `model_version`) is its identity."""
+    """What the model says of a bed (`icu.predictions`); (`bed_id`, `source`, `model_version`) is
+    its identity.
+    """
 
     bed_id: str
     case_id: str | None

@@ -1,6 +1,8 @@
-"""The model as the stream sees it: protocols over numpy arrays, so that neither side imports the other.
+"""The model as the stream sees it: protocols over numpy arrays, so that neither side imports the
+other.
 
-Axes: N cells, B windows of a batch, S signals (`models.signals` order), R risks, E experts, K drivers, C scores.
+Axes: N cells, B windows of a batch, S signals (`models.signals` order), R risks, E experts, K
+drivers, C scores.
 """
 
 from __future__ import annotations
@@ -31,7 +33,9 @@ class Cells:
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """What became of cells: landed in their bins, superseded by a newer value of the bin, or too late."""
+    """What became of cells: landed in their bins, superseded by a newer value of the bin, or too
+    late.
+    """
 
     landed: int
     superseded: int
@@ -39,11 +43,15 @@ class Applied:
 
 
 class WindowStore(Protocol):
-    """The windows of one shard's beds, a slot for each. Not thread-safe: owned by the event loop's thread.
+    """The windows of one shard's beds, a slot for each. Not thread-safe: owned by the event loop's
+    thread.
 
-    The rule of a bin (shared by training and serving): a bin holds the newest value by event time; of equal event
-    times the one that arrived last. So repeats change nothing and order of arrival does not matter. Bins are cut at
-    `phase_ms` plus whole multiples of the scale's width, `phase_ms` being the case's admission. Null is no value.
+    The rule of a bin (shared by training and serving): a bin holds the newest value by event time;
+    of equal event
+    times the one that arrived last. So repeats change nothing and order of arrival does not matter.
+    Bins are cut at
+    `phase_ms` plus whole multiples of the scale's width, `phase_ms` being the case's admission.
+    Null is no value.
     """
 
     capacity: int
@@ -52,7 +60,9 @@ class WindowStore(Protocol):
         """Make room for more slots, keeping what is there."""
 
     def open(self, slot: int, phase_ms: int, case: Any | None) -> None:
-        """Empty a slot and start it for a case (an object with the fields of `messages.Case`, or None)."""
+        """Empty a slot and start it for a case (an object with the fields of `messages.Case`, or
+        None).
+        """
 
     def set_case(self, slot: int, case: Any | None) -> None:
         """Change what is known of the case; the window stays as it is."""
@@ -70,7 +80,9 @@ class WindowStore(Protocol):
         """Newest event time of each slot, -1 where there is none."""
 
     def lengths(self, slots: NDArray[np.int32]) -> NDArray[np.int32]:
-        """Bins of the long scale from the first value in the window to the newest event time, at least 1."""
+        """Bins of the long scale from the first value in the window to the newest event time, at
+        least 1.
+        """
 
     def groups(self, slots: NDArray[np.int32]) -> NDArray[np.uint8]:
         """Bit set of the signal groups a window holds (bit i: `models.signals.GROUPS[i]`)."""
@@ -82,7 +94,7 @@ class WindowStore(Protocol):
         """Pack a slot's window; `restore` of it gives bit-identical predictions."""
 
     def restore(self, slot: int, window: bytes) -> None:
-        """Unpack a window into an opened slot. Raises ValueError for what `snapshot` did not make."""
+        """Unpack a window into an opened slot. Raises ValueError for anything else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +142,9 @@ class Model(Protocol):
     scores: tuple[str, ...]
     score_inputs: tuple[str, ...]
     length_buckets: tuple[int, ...]
-    """History lengths, in bins of the long scale, that batches are padded to; ascending, the last is the window."""
+    """History lengths, in bins of the long scale, that batches are padded to; ascending, the last
+    is the window.
+    """
 
     def store(self, capacity: int) -> WindowStore:
         """A window store on this model's grid."""

@@ -1,4 +1,6 @@
-"""What the stream tells about itself. The base class ignores everything; `app.metrics` turns it into Prometheus."""
+"""What the stream tells about itself. The base class ignores everything; `app.metrics` turns it
+into Prometheus.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +17,14 @@ class Telemetry:
         """Messages that went to the dead-letter topic."""
 
     def skipped(self, reason: str, count: int = 1) -> None:
-        """Work left undone on purpose: `superseded`, `late`, `out_of_bounds`, `unknown_signal`, `other_case`, …"""
+        """Work left undone on purpose: `superseded`, `late`, `out_of_bounds`, `unknown_signal`,
+        `other_case`, …
+        """
 
     def batch(
         self, device: str, size: int, reason: str, waited_s: Iterable[float], inference_s: float
     ) -> None:
-        """A batch was predicted: why it was flushed, how long its windows waited, how long it took."""
+        """A batch was predicted: why it was flushed, its windows' waits, its time in the network."""
 
     def end_to_end(self, seconds: Iterable[float]) -> None:
         """Broker timestamp of the sample to the acknowledgement of its prediction."""

@@ -1,1 +1,1 @@
-"""Parallelism beyond one device: each system usable by itself, each with the reference it equals."""
+"""Parallelism beyond one device: each system usable alone, each with a reference."""

@@ -1,11 +1,17 @@
-"""Gradient compression for slow links: a DDP communication hook that sends the largest entries only.
+"""Gradient compression for slow links: a DDP communication hook that sends the largest entries
+only.
 
-Top-K with momentum correction, local gradient clipping, factor masking and warm-up, after Lin et al., "Deep Gradient
-Compression" (ICLR 2018, arXiv 1712.01887). Momentum lives in the hook: train with plain SGD (momentum 0). What is
-not sent is kept and sent later, per parameter, so that it survives checkpoints and DDP's rebuilding of buckets.
+Top-K with momentum correction, local gradient clipping, factor masking and warm-up, after Lin et
+al., "Deep Gradient
+Compression" (ICLR 2018, arXiv 1712.01887). Momentum lives in the hook: train with plain SGD
+(momentum 0). What is
+not sent is kept and sent later, per parameter, so that it survives checkpoints and DDP's rebuilding
+of buckets.
 
-On the wire an entry is a bfloat16 value and a Rice-coded gap between indices. The length of that code has a bound that
-depends on sizes alone, so every rank sends the same number of bytes and no sizes need to be agreed on first.
+On the wire an entry is a bfloat16 value and a Rice-coded gap between indices. The length of that
+code has a bound that
+depends on sizes alone, so every rank sends the same number of bytes and no sizes need to be agreed
+on first.
 """
 
 # No postponed annotations here: DDP compares the hook's annotation of `bucket` by identity.
@@ -27,7 +33,8 @@ class TopKConfig:
     Attributes:
         ratio: Share of the entries that is sent, in (0, 1].
         momentum: Momentum factor, in [0, 1).
-        clip_norm: Bound of the whole gradient's norm over all ranks; each rank clips at this over the square root of
+        clip_norm: Bound of the whole gradient's norm over all ranks; each rank clips at this over
+            the square root of
             the world size. None clips nothing.
         warmup_steps: Steps over which the ratio falls exponentially from `warmup_ratio` to `ratio`.
         warmup_ratio: Share that the first step sends.
@@ -68,7 +75,8 @@ def rice_bytes(count: int, total: int) -> int:
 
 
 def rice_encode(indices: NDArray[np.int64], total: int) -> NDArray[np.uint8]:
-    """Code ascending, distinct indices below `total` as gaps: quotients in unary, then all remainders.
+    """Code ascending, distinct indices below `total` as gaps: quotients in unary, then all
+    remainders.
 
     Returns:
         Exactly `rice_bytes(len(indices), total)` bytes.
@@ -177,7 +185,9 @@ class TopKState:
 
 
 def topk_hook(state: TopKState, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
-    """DDP communication hook: `ddp.register_comm_hook(TopKState(model.named_parameters()), topk_hook)`."""
+    """DDP communication hook: `ddp.register_comm_hook(TopKState(model.named_parameters()),
+    topk_hook)`.
+    """
     config, group = state.config, state.group
     world = dist.get_world_size(group)
     buffer = bucket.buffer()
@@ -185,7 +195,8 @@ def topk_hook(state: TopKState, bucket: dist.GradBucket) -> torch.futures.Future
     memories = [state.memory(parameter) for parameter in parameters]
     gradient = buffer.detach().to(torch.float32)
     if config.clip_norm is not None:
-        # Each rank clips its own part, scaled so that the sum over ranks stays within the bound (section 3.2).
+        # Each rank clips its own part, scaled so that the sum over ranks stays within the bound
+        # (section 3.2).
         norm = torch.linalg.vector_norm(gradient)
         gradient = gradient * torch.clamp(config.clip_norm / world**0.5 / (norm + 1e-12), max=1.0)
     sizes = [parameter.numel() for parameter in parameters]
@@ -196,7 +207,8 @@ def topk_hook(state: TopKState, bucket: dist.GradBucket) -> torch.futures.Future
     count = max(1, round(residual.numel() * config.ratio_at(state.step)))
     chosen = residual.abs().topk(count, sorted=False).indices.sort().values
     values = residual[chosen].to(torch.bfloat16)
-    # What rounding to bfloat16 loses stays behind; momentum of what was sent is masked (section 3.3).
+    # What rounding to bfloat16 loses stays behind; momentum of what was sent is masked (section
+    # 3.3).
     residual[chosen] -= values.to(torch.float32)
     sent = torch.zeros(residual.numel(), dtype=torch.bool, device=residual.device)
     sent[chosen] = True

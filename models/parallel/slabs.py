@@ -1,4 +1,5 @@
-"""Slabs: how one dimension of a volume lies over the ranks of a group, and how ranks exchange pieces of it.
+"""Slabs: how one dimension of a volume lies over the ranks of a group, and how ranks exchange
+pieces of it.
 
 Legend: a slab is a rank's contiguous part [start, end) of the split dimension, in global indices.
 """
@@ -64,7 +65,7 @@ def intersect(a: Range, b: Range) -> Range:
 
 
 class Exchange:
-    """Pieces of slabs on their way between ranks: started at once, waited for when they are needed."""
+    """Pieces of slabs on their way between ranks: started at once, waited for when needed."""
 
     def __init__(self, group: dist.ProcessGroup | None) -> None:
         self._group = group

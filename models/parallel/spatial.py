@@ -1,7 +1,9 @@
 """3D convolution on a volume that is split over ranks along one or more spatial dimensions.
 
-Each output position belongs to the rank whose slab holds the centre of its receptive field, so that a convolution with
-`same` padding keeps every slab's size and a strided one shrinks all slabs alike. A rank fetches the halo that its
+Each output position belongs to the rank whose slab holds the centre of its receptive field, so that
+a convolution with
+`same` padding keeps every slab's size and a strided one shrinks all slabs alike. A rank fetches the
+halo that its
 outputs need, from as many neighbours as it spans, and computes its interior meanwhile.
 """
 
@@ -39,7 +41,9 @@ class _Axis:
         return (self.layout.total + 2 * self.padding - span) // self.stride + 1
 
     def outputs(self, rank: int) -> Range:
-        """Outputs of a rank: those whose receptive field is centred in its slab; the ends go to the outer ranks."""
+        """Outputs of a rank: those whose receptive field is centred in its slab; the ends go to the
+        outer ranks.
+        """
         last = len(self.layout.bounds) - 2
         half = self.dilation * (self.kernel - 1) // 2
         cuts = [
@@ -111,7 +115,9 @@ class _Halo:
         return torch.cat([tensor for _, tensor in parts], dim)
 
     def give_back(self, grad: Tensor) -> tuple[Exchange, list[tuple[Range, Tensor]]]:
-        """Start returning the gradients of halo pieces to their owners, and receiving those of ours."""
+        """Start returning the gradients of halo pieces to their owners, and receiving those of
+        ours.
+        """
         exchange = Exchange(self._axis.layout.group)
         dim = self._axis.dim
         for rank, (start, end) in self.of:
@@ -142,7 +148,9 @@ class _Halo:
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """A split convolution: its axes and what `aten::convolution` needs for the dimensions that are whole."""
+    """A split convolution: its axes and what `aten::convolution` needs for the dimensions that are
+    whole.
+    """
 
     axes: tuple[_Axis, ...]
     stride: tuple[int, int, int]
@@ -151,7 +159,9 @@ class _Plan:
     groups: int
 
     def edges(self) -> list[int]:
-        """Zeros that lie outside the volume and that this rank's outputs read, in the order of `F.pad`."""
+        """Zeros that lie outside the volume and that this rank's outputs read, in the order of
+        `F.pad`.
+        """
         pad = [0] * 6
         for axis in self.axes:
             start, end = axis.field(axis.outputs(axis.layout.rank))
@@ -178,7 +188,7 @@ def _interior(axis: _Axis) -> Range:
 
 
 class _SplitConv3d(torch.autograd.Function):
-    """Forward: fetch halos, convolve the interior meanwhile, then the rims. Backward: the way back."""
+    """Forward: fetch halos, convolve the interior meanwhile, then the rims; and back."""
 
     @staticmethod
     def forward(  # type: ignore[override]
@@ -328,11 +338,14 @@ def split_conv3d(
         dilation: As there.
         groups: As there.
         dim: The split dimension, 2, 3 or 4; or two of them for a volume split over a mesh.
-        group: Its ranks in the order of the slabs; one for each dimension where `dim` names several.
+        group: Its ranks in the order of the slabs; one for each dimension where `dim` names
+            several.
 
     Returns:
-        This rank's slab of what `conv3d` gives for the whole. Concatenated in rank order, the slabs are exactly that.
-        Gradients: of `x` for this rank's slab; of `weight` and `bias` this rank's share, whose sum over the ranks is
+        This rank's slab of what `conv3d` gives for the whole. Concatenated in rank order, the slabs
+        are exactly that.
+        Gradients: of `x` for this rank's slab; of `weight` and `bias` this rank's share, whose sum
+            over the ranks is
         the whole.
 
     Raises:

@@ -1,7 +1,9 @@
 """All-to-all for volumes: split along one axis in, split along another out, never whole.
 
-Each rank owns a slab along `from_dim`. The part of it that belongs to rank r along `to_dim` is packed and sent to r and
-to nobody else, so that the bytes on the wire are the lower bound: everything that changes its owner, once. Packing is
+Each rank owns a slab along `from_dim`. The part of it that belongs to rank r along `to_dim` is
+packed and sent to r and
+to nobody else, so that the bytes on the wire are the lower bound: everything that changes its
+owner, once. Packing is
 cut into chunks along `from_dim`; while one chunk travels the next is packed.
 """
 
@@ -17,7 +19,9 @@ from torch import Tensor
 from models.parallel.slabs import Exchange, Layout
 
 CHUNK_BYTES = 8 << 20
-"""Piece that is packed while the one before travels: large enough to fill a link, small beside a volume."""
+"""Piece that is packed while the one before travels: large enough to fill a link, small beside a
+volume.
+"""
 
 
 @dataclass(slots=True)
@@ -26,7 +30,8 @@ class Traffic:
 
     Attributes:
         sent_bytes: Bytes of values and mask that left this rank.
-        lower_bound_bytes: Bytes of values that had to: all that changes its owner and, with a mask, is not air.
+        lower_bound_bytes: Bytes of values that had to: all that changes its owner and, with a mask,
+            is not air.
     """
 
     sent_bytes: int = 0
@@ -74,8 +79,10 @@ def reshard(
         from_dim: The axis the volume is split along.
         to_dim: The axis it is to be split along.
         group: The ranks in the order of the slabs.
-        sizes: Each rank's size along `to_dim`, the same list on every rank; default: as even as can be.
-        mask: Boolean, of `x`'s shape: the body. Where it is False every voxel of `x` must equal `air` and is not sent;
+        sizes: Each rank's size along `to_dim`, the same list on every rank; default: as even as can
+            be.
+        mask: Boolean, of `x`'s shape: the body. Where it is False every voxel of `x` must equal
+            `air` and is not sent;
             the mask travels as one bit a voxel.
         air: The value outside the body.
         traffic: Filled with the bytes that were sent.
@@ -84,7 +91,8 @@ def reshard(
         This rank's slab along `to_dim`, contiguous.
 
     Raises:
-        ValueError: The same axis twice, sizes that do not sum to the axis, or a mask of another shape.
+        ValueError: The same axis twice, sizes that do not sum to the axis, or a mask of another
+            shape.
     """
     from_dim, to_dim = from_dim % x.dim(), to_dim % x.dim()
     if from_dim == to_dim:
@@ -105,7 +113,8 @@ def reshard(
     own = out.narrow(from_dim, source.bounds[rank], x.shape[from_dim])
     own.copy_(x.narrow(to_dim, target.bounds[rank], wanted[rank]))
     traffic = traffic if traffic is not None else Traffic()
-    # Round k: every rank sends to the rank k after it, so that no rank is everybody's target at once.
+    # Round k: every rank sends to the rank k after it, so that no rank is everybody's target at
+    # once.
     for step in range(1, world):
         to, of = (rank + step) % world, (rank - step) % world
         start, end = source.owned(of)
@@ -117,7 +126,9 @@ def reshard(
 
 
 def _chunks(x: Tensor, dim: int) -> list[tuple[int, int]]:
-    """Ranges along a dimension of about `CHUNK_BYTES` each; both ends compute the same from the shape."""
+    """Ranges along a dimension of about `CHUNK_BYTES` each; both ends compute the same from the
+    shape.
+    """
     size = x.shape[dim]
     row_bytes = max(1, x.numel() // max(1, size) * x.element_size())
     rows = max(1, CHUNK_BYTES // row_bytes)
@@ -135,7 +146,9 @@ def _swap(
     body: Tensor | None,
     traffic: Traffic,
 ) -> None:
-    """Send one piece and receive another, chunk by chunk; a chunk is packed while the one before travels."""
+    """Send one piece and receive another, chunk by chunk; a chunk is packed while the one before
+    travels.
+    """
     to, of = peers
     present = None
     if body is not None:  # a bit a voxel goes ahead, so that both ends know how much follows

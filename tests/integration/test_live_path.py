@@ -131,7 +131,9 @@ def _port() -> int:
 
 
 def test_recorded_stays_are_predicted_and_read_at_two_apis(roles: Roles, tmp_path: Path) -> None:
-    """Every replayed stay has a prediction at its last hour, with its scores, inputs and history, at both APIs."""
+    """Every replayed stay has a prediction at its last hour, with its scores, inputs and history,
+    at both APIs.
+    """
     writer = _module(ROOT / "tests" / "support" / "recorded_sets.py")
     archive = writer.physionet2012(tmp_path / "set", stays=8)
     assert roles.start("migrate", "migrate").wait(60) == 0, roles.logs()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -65,7 +66,7 @@ def test_warm_up_falls_from_its_ratio_to_the_final_one() -> None:
     ratios = [config.ratio_at(step) for step in range(12)]
 
     assert ratios[0] == pytest.approx(0.25)
-    assert all(a >= b for a, b in zip(ratios, ratios[1:], strict=False))
+    assert all(a >= b for a, b in pairwise(ratios))
     assert ratios[10] == ratios[11] == 0.001
 
 

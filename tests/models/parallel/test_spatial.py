@@ -111,7 +111,9 @@ def _run(rank: int, store: str, out: str) -> None:
 
 
 def test_split_convolution_equals_the_whole_one_forward_and_backward(tmp_path: Path) -> None:
-    """Any kernel, stride, padding, dilation and groups; uneven and empty slabs; one dimension and a 2-D mesh."""
+    """Any kernel, stride, padding, dilation and groups; uneven and empty slabs; one dimension and a
+    2-D mesh.
+    """
     multiprocessing.spawn(_run, (str(tmp_path / "store"), str(tmp_path / "worst")), nprocs=WORLD)
 
     assert [

@@ -1,8 +1,9 @@
-"""A volume split along one axis becomes the same volume split along another, over real processes."""
+"""A volume split along one axis becomes the same one split along another, over processes."""
 
 from __future__ import annotations
 
 import random
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -39,7 +40,7 @@ def _trial(trial: int, rank: int) -> None:
     if mask is not None:
         whole[~mask] = 0
     cut, wanted = _bounds(shape[source], WORLD, rng), _bounds(shape[target], WORLD, rng)
-    sizes = [b - a for a, b in zip(wanted, wanted[1:], strict=False)] if trial % 3 else None
+    sizes = [b - a for a, b in pairwise(wanted)] if trial % 3 else None
     mine = [
         t.narrow(source, cut[rank], cut[rank + 1] - cut[rank]) if t is not None else None
         for t in (whole, mask)
@@ -76,7 +77,7 @@ def _run(rank: int, store: str, out: str) -> None:
     dist.destroy_process_group()
 
 
-def test_resharded_slabs_are_those_of_the_whole_and_only_what_moves_is_sent(tmp_path: Path) -> None:
+def test_resharded_slabs_are_those_of_the_whole_and_only_moves_are_sent(tmp_path: Path) -> None:
     """Any dtype, uneven and empty slabs, with and without a body mask; bytes equal the lower bound."""
     multiprocessing.spawn(_run, (str(tmp_path / "store"), str(tmp_path / "done")), nprocs=WORLD)
 
