@@ -128,7 +128,8 @@ class Verdict:
         )
         return (
             f"{self.observations} observations, {self.accepted} accepted, "
-            f"{self.predictions} predictions, {self.repeats} repeats; {faults or 'nothing missing, nothing wrong'}"
+            f"{self.predictions} predictions, {self.repeats} repeats; "
+            f"{faults or 'nothing missing, nothing wrong'}"
         )
 
 
