@@ -1,7 +1,7 @@
 """The model's arrays become prediction messages: one conversion a batch, one encoding a row.
 
-Numbers are rounded to 6 decimals (values of signals, which are float32, to 4), so that a repeat says
-the same bytes.
+Numbers are rounded to 6 decimals (values of signals, which are float32, to 4), so that a repeat
+says the same bytes.
 """
 
 from __future__ import annotations

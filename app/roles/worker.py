@@ -6,6 +6,7 @@ import asyncio
 import gc
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import cast
 
 import structlog
 
@@ -24,7 +25,7 @@ def _load(path: Path | None, device: str, threads: int) -> Model:
     # Imported late: torch takes seconds, and a bad setting is to be told at once.
     from models import predictor
 
-    return predictor.load(path, device, threads)
+    return cast("Model", predictor.load(path, device, threads))
 
 
 class Worker:
