@@ -77,20 +77,10 @@ def _lines(output: IO[str], deadline_s: float) -> tuple[str, str]:
 def start(data_dir: Path, beds: int) -> Product:
     """Start the product and wait for its `ready` line."""
     env = {k: v for k, v in os.environ.items() if not k.startswith("VITALSTREAM_")}
+    options = ["--port", "0", "--beds", str(beds), "--data-dir", str(data_dir)]
     with (data_dir / "log").open("w") as log:
         process = subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "app.cli",
-                "run",
-                "--port",
-                "0",
-                "--beds",
-                str(beds),
-                "--data-dir",
-                str(data_dir),
-            ],
+            [sys.executable, "-m", "app.cli", "run", *options],
             cwd=ROOT,
             env={**env, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"},
             stdout=subprocess.PIPE,

@@ -257,9 +257,10 @@ ward.onNews = (alert) => {
   text(news, `${escalated} alert: ${kindLabel(alert.kind)}, bed ${alert.bed_id}`);
 };
 api.onRefused = () => {
-  const had = api.hasToken;
+  // Several requests may be refused at once: the first one tells.
+  if (!api.hasToken) return;
   api.setToken("");
-  login(had ? "The token was refused." : "");
+  login("The token was refused.");
 };
 
 setTheme(localStorage.getItem("vitalstream.theme"));
