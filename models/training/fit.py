@@ -23,6 +23,8 @@ from models.network import RISKS, Network, NetworkConfig
 from models.novelty import distance
 from models.training.cache import Table
 
+_RECIPE: Final = 2
+"""Counts changes of what is below: a state of another recipe is not gone on with."""
 _BATCH: Final = 2048
 _RATE: Final = 1.5e-3
 _DECAY: Final = 0.02
@@ -90,7 +92,9 @@ def fit(table: Table, features: Features, plan: Plan, work: Path) -> Network:
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser, _RATE, total_steps=steps * plan.epochs, pct_start=0.15
     )
-    mark = hashlib.sha256(f"{plan} {len(table.stay)} {table.labels.sum()}".encode()).hexdigest()
+    mark = hashlib.sha256(
+        f"{_RECIPE} {plan} {len(table.stay)} {table.labels.sum()}".encode()
+    ).hexdigest()
     state = work / f"state-{mark[:12]}.pt"
     work.mkdir(parents=True, exist_ok=True)
     done = 0
@@ -149,6 +153,9 @@ def _loss(network: Network, table: Table, at: NDArray[np.int64]) -> Tensor:
     labelled = np.nonzero(expert >= 0)[0]
     if len(labelled):
         want = torch.tensor([_TARGET[int(e)] for e in expert[labelled]])
+        # As far as a window is novel it belongs to the route of what the others have not seen.
+        novel = said.novelty[labelled].detach().unsqueeze(1)
+        want = want * (1.0 - novel) + novel * torch.tensor([0.0, 0.0, 0.0, 1.0])
         loss = loss - _GATE * (want * log_softmax(said.gate[labelled], 1)).sum(1).mean()
     return loss
 
