@@ -45,10 +45,12 @@ def survives(chaos: Any, stream: Any, tmp_path: Path) -> Callable[..., Awaitable
             **options,
         )
         verdict = await asyncio.to_thread(one.run, scenario)
-        logs = "\n".join(
-            f"--- {path.name}\n{path.read_text()[-4_000:]}"
-            for path in sorted(tmp_path.glob("*.log"))
-        )
-        assert verdict.holds, f"{verdict}\n{logs}"
+        assert verdict.holds, f"{verdict}\n{_logs(tmp_path)}"
 
     return run
+
+
+def _logs(folder: Path) -> str:
+    return "\n".join(
+        f"--- {path.name}\n{path.read_text()[-4_000:]}" for path in sorted(folder.glob("*.log"))
+    )
