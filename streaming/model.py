@@ -133,18 +133,41 @@ class Predictions:
 class Model(Protocol):
     """One device's copy of the network with its calibration, scores and drivers."""
 
-    name: str
-    version: str
-    device: str
-    grid_digest: str
-    risks: tuple[str, ...]
-    experts: tuple[str, ...]
-    scores: tuple[str, ...]
-    score_inputs: tuple[str, ...]
-    length_buckets: tuple[int, ...]
-    """History lengths, in bins of the long scale, that batches are padded to; ascending, the last
-    is the window.
-    """
+    @property
+    def name(self) -> str:
+        """Name of the model."""
+
+    @property
+    def version(self) -> str:
+        """Names the weights."""
+
+    @property
+    def device(self) -> str:
+        """`cpu` or `cuda:N`."""
+
+    @property
+    def grid_digest(self) -> str:
+        """Names the grid of its windows."""
+
+    @property
+    def risks(self) -> tuple[str, ...]:
+        """Names of the risks, in the order of `Predictions`."""
+
+    @property
+    def experts(self) -> tuple[str, ...]:
+        """Names of the experts."""
+
+    @property
+    def scores(self) -> tuple[str, ...]:
+        """Names of the bedside scores."""
+
+    @property
+    def score_inputs(self) -> tuple[str, ...]:
+        """What a score may lack; bit i of a missing set is input i."""
+
+    @property
+    def length_buckets(self) -> tuple[int, ...]:
+        """Lengths of history, in bins of the long scale, that batches are padded to; ascending."""
 
     def store(self, capacity: int) -> WindowStore:
         """A window store on this model's grid."""

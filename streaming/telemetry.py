@@ -24,7 +24,7 @@ class Telemetry:
     def batch(
         self, device: str, size: int, reason: str, waited_s: Iterable[float], inference_s: float
     ) -> None:
-        """A batch was predicted: why it was flushed, its windows' waits, its time in the network."""
+        """A batch was predicted: why it was flushed, its windows' waits, the network's time."""
 
     def end_to_end(self, seconds: Iterable[float]) -> None:
         """Broker timestamp of the sample to the acknowledgement of its prediction."""

@@ -184,10 +184,11 @@ class TopKState:
         self.step, self._memory = int(state["step"]), memory
 
 
-def topk_hook(state: TopKState, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
-    """DDP communication hook: `ddp.register_comm_hook(TopKState(model.named_parameters()),
-    topk_hook)`.
-    """
+def topk_hook(
+    state: TopKState,
+    bucket: dist.GradBucket,  # type: ignore[name-defined]
+) -> torch.futures.Future[Tensor]:
+    """DDP communication hook: `ddp.register_comm_hook(TopKState(...), topk_hook)`."""
     config, group = state.config, state.group
     world = dist.get_world_size(group)
     buffer = bucket.buffer()
@@ -200,7 +201,7 @@ def topk_hook(state: TopKState, bucket: dist.GradBucket) -> torch.futures.Future
         norm = torch.linalg.vector_norm(gradient)
         gradient = gradient * torch.clamp(config.clip_norm / world**0.5 / (norm + 1e-12), max=1.0)
     sizes = [parameter.numel() for parameter in parameters]
-    for memory, part in zip(memories, gradient.split(sizes), strict=True):
+    for memory, part in zip(memories, torch.split(gradient, sizes), strict=True):
         memory.velocity.mul_(config.momentum).add_(part)
         memory.residual.add_(memory.velocity)
     residual = torch.cat([memory.residual for memory in memories])
@@ -212,7 +213,9 @@ def topk_hook(state: TopKState, bucket: dist.GradBucket) -> torch.futures.Future
     residual[chosen] -= values.to(torch.float32)
     sent = torch.zeros(residual.numel(), dtype=torch.bool, device=residual.device)
     sent[chosen] = True
-    for memory, kept, mask in zip(memories, residual.split(sizes), sent.split(sizes), strict=True):
+    for memory, kept, mask in zip(
+        memories, torch.split(residual, sizes), torch.split(sent, sizes), strict=True
+    ):
         memory.residual.copy_(kept)
         memory.velocity.masked_fill_(mask, 0)
     code = torch.from_numpy(rice_encode(chosen.cpu().numpy(), residual.numel())).to(buffer.device)
@@ -232,4 +235,4 @@ def topk_hook(state: TopKState, bucket: dist.GradBucket) -> torch.futures.Future
             total.index_add_(0, torch.from_numpy(indices).to(buffer.device), part)
         return total.div_(world).to(buffer.dtype)
 
-    return work.get_future().then(gather)  # type: ignore[no-any-return]
+    return work.get_future().then(gather)

@@ -191,9 +191,7 @@ class _SplitConv3d(torch.autograd.Function):
     """Forward: fetch halos, convolve the interior meanwhile, then the rims; and back."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, plan: _Plan
-    ) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, plan: _Plan) -> Tensor:
         halos = [_Halo(axis) for axis in plan.axes]
         whole = x
         for halo in halos[:-1]:  # corners travel with the next dimension's halo
@@ -222,7 +220,7 @@ class _SplitConv3d(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         whole, weight = ctx.saved_tensors
         plan: _Plan = ctx.plan
         needs_x, needs_w, needs_b = ctx.needs_input_grad[:3]
@@ -312,7 +310,7 @@ def _triple(value: int | Sequence[int], name: str, least: int) -> tuple[int, int
     values = (value,) * 3 if isinstance(value, int) else tuple(value)
     if len(values) != 3 or any(v < least for v in values):
         raise ValueError(f"{name} must be an integer or three of at least {least}, not {value!r}")
-    return values  # type: ignore[return-value]
+    return values
 
 
 def split_conv3d(
@@ -352,7 +350,7 @@ def split_conv3d(
         ValueError: A dimension that is not spatial, or a kernel wider than the padded volume.
     """
     dims = [dim] if isinstance(dim, int) else list(dim)
-    groups_of = list(group) if isinstance(group, (list, tuple)) else [group]
+    groups_of: list[Group] = list(group) if isinstance(group, Sequence) else [group]
     if len(dims) != len(groups_of) or len(set(dims)) != len(dims) or not set(dims) <= {2, 3, 4}:
         raise ValueError(f"dim must name 2, 3 or 4 with one group each, not {dim!r}")
     strides, paddings = _triple(stride, "stride", 1), _triple(padding, "padding", 0)
@@ -372,4 +370,4 @@ def split_conv3d(
         axes.append(axis)
     kept = tuple(0 if d + 2 in dims else paddings[d] for d in range(3))
     plan = _Plan(tuple(axes), strides, kept, dilations, groups)  # type: ignore[arg-type]
-    return _SplitConv3d.apply(x, weight, bias, plan)  # type: ignore[no-any-return, no-untyped-call]
+    return _SplitConv3d.apply(x, weight, bias, plan)  # type: ignore[no-any-return]

@@ -97,7 +97,7 @@ def _run(rank: int, store: str, out: str) -> None:
     line = [dist.new_group(list(range(n))) for n in (2, 3, 4)]
     rows = [dist.new_group([j, j + 2]) for j in range(2)]
     columns = [dist.new_group([2 * i, 2 * i + 1]) for i in range(2)]
-    for trial in range(45):
+    for trial in range(24):
         dims = random.Random(trial).sample([2, 3, 4], 2)
         if trial % 3 == 0:
             mesh = [rows[rank % 2], columns[rank // 2]]

@@ -68,7 +68,7 @@ def _run(rank: int, store: str, out: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=WORLD)
     volumes.CHUNK_BYTES = 64  # many chunks, also of these small volumes
-    for trial in range(42):
+    for trial in range(21):
         _trial(trial, rank)
     with pytest.raises(ValueError, match="do not cut"):
         reshard(torch.zeros(2, 3), from_dim=0, to_dim=1, sizes=[1, 1, 1, 1])
@@ -77,7 +77,7 @@ def _run(rank: int, store: str, out: str) -> None:
     dist.destroy_process_group()
 
 
-def test_resharded_slabs_are_those_of_the_whole_and_only_moves_are_sent(tmp_path: Path) -> None:
+def test_resharded_slabs_are_the_whole_s_and_only_moves_are_sent(tmp_path: Path) -> None:
     """Any dtype, uneven and empty slabs, with and without a body mask; bytes equal the lower bound."""
     multiprocessing.spawn(_run, (str(tmp_path / "store"), str(tmp_path / "done")), nprocs=WORLD)
 
