@@ -57,6 +57,7 @@ _WORKER: Final = (
     *("max_skew_ms", "max_lag", "stuck_after_s", "snapshot_every_s", "queue_limit"),
     "stale_after_ms",
 )
+_MONITORS: Final = ("beds", "seed", "rate", "history_h", "artefacts")
 _STORE: Final = ("database", "data_dir")
 _API: Final = ("host", "port", "token", "model", "threads", "devices", "stale_after_ms")
 
@@ -128,7 +129,7 @@ _CONFIG: Final = inspect.Parameter(
 )
 
 
-@command("run", *_CLUSTER, *_WORKER, *_STORE, *_API, "simulator", "beds", "seed", "retention_days")
+@command("run", *_CLUSTER, *_WORKER, *_STORE, *_API, "simulator", *_MONITORS, "retention_days")
 def run(settings: Settings) -> None:
     """[bold]Everything in one process[/]: broker, simulated monitors, worker, ward, API, page.
 
@@ -175,7 +176,7 @@ def api(settings: Settings) -> None:
     _serve(lambda metrics: [_role("api", "Api", settings, metrics)])
 
 
-@command("simulate", *_CLUSTER, "beds", "seed", "rate", "history_h", "artefacts")
+@command("simulate", *_CLUSTER, *_MONITORS)
 def simulate(settings: Settings) -> None:
     """Publish simulated monitors: physiology, events, artefacts; by seed, the same every time."""
     _needs_kafka(settings)

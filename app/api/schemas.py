@@ -14,6 +14,7 @@ from models.signals import SIGNALS
 BED_PATTERN = r"^[^\x00-\x1f\x7f]+$"
 Ms = Annotated[int, Field(ge=0, le=1 << 52, examples=[1795409001078])]
 P = Annotated[float, Field(ge=0, le=1, examples=[0.12])]
+Point = Annotated[list[float], Field(min_length=4, max_length=4)]
 State = Literal["open", "acknowledged", "snoozed", "escalated", "closed"]
 
 
@@ -195,7 +196,7 @@ class Trends(_Open):
     """A bed's trends."""
 
     step_s: int
-    signals: dict[str, list[tuple[int, float, float, float]]] = Field(
+    signals: dict[str, list[Point]] = Field(
         description="Signal to [start of the step in ms, mean, minimum, maximum], ascending.",
         examples=[{"hr": [[1795409000000, 81.2, 78.0, 85.0]]}],
     )

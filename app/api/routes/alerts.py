@@ -17,7 +17,9 @@ from app.ward.actions import Action, StateConflict, UnknownAlert
 from streaming.messages import ALERTS, Alert
 
 log = structlog.get_logger(__name__)
-router = APIRouter(prefix="/v1/alerts", tags=["alerts"], responses=documented(401, 422, 503))
+router = APIRouter(
+    prefix="/v1/alerts", tags=["alerts"], responses=documented(400, 401, 404, 422, 503)
+)
 Given = Annotated[Services, Depends(services)]
 AlertId = Annotated[str, Path(min_length=1, max_length=200, pattern=schemas.BED_PATTERN)]
 Said = Annotated[schemas.Action | None, Body()]

@@ -15,7 +15,7 @@ from app.api.services import Services, ask, services
 from models.signals import INDEX
 from streaming.messages import CASES, MAX_BED_ID_BYTES, Case
 
-router = APIRouter(prefix="/v1/beds", tags=["beds"], responses=documented(401, 422))
+router = APIRouter(prefix="/v1/beds", tags=["beds"], responses=documented(400, 401, 404, 422))
 Given = Annotated[Services, Depends(services)]
 Time = Annotated[int | None, Query(ge=0, le=1 << 52, description="ms since the Unix epoch")]
 HOUR_MS = 3_600_000

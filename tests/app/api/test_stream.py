@@ -104,7 +104,7 @@ async def test_readers_share_pieces_that_are_bounded() -> None:
 
 
 async def test_two_hundred_slow_readers_cost_nothing_and_hold_up_nobody() -> None:
-    """Readers that take one piece and sleep keep no queue; the one that reads gets all that is new."""
+    """Readers that sleep keep no queue; the one that reads gets all that is new."""
     stream = Broadcaster()
     beds = [f"bed-{n}" for n in range(200)]
     value = b'"%s"' % (b"x" * 1_000)
