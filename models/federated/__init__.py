@@ -1,0 +1,1 @@
+"""Learning over hospitals that share no patient data: secure sums, strategies, transport."""

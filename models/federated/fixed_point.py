@@ -1,0 +1,100 @@
+"""Updates as whole numbers whose sum over all clients is exact modulo 2^bits.
+
+An entry is rounded to a multiple of `clip / most`, where `most` is so small that no sum of all
+clients can leave the range: modular sums are then sums.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.federated.errors import WrongSize
+from models.federated.masks import BLOCK, Masker, Words
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FixedPoint:
+    """The numbers of a round.
+
+    Attributes:
+        bits: Bits of an entry on the wire: 32 (4 bytes) or 24 (3 bytes).
+        clients: Clients that may be summed, at most.
+        clip: Bound of an entry's magnitude; what is larger is cut to it.
+    """
+
+    bits: Literal[24, 32] = 32
+    clients: int
+    clip: float
+
+    def __post_init__(self) -> None:
+        if self.bits not in (24, 32):
+            raise ValueError(f"bits must be 24 or 32, not {self.bits}")
+        if not 1 <= self.clients <= 4096:
+            raise ValueError(f"clients must lie in [1, 4096], not {self.clients}")
+        if not (0 < self.clip < float("inf")):
+            raise ValueError(f"clip must be positive, not {self.clip}")
+
+    @property
+    def most(self) -> int:
+        """Largest magnitude of one client's whole number."""
+        return ((1 << (self.bits - 1)) - 1) // self.clients
+
+    @property
+    def step(self) -> float:
+        """What one unit stands for; an entry's rounding error is half of it."""
+        return self.clip / self.most
+
+    def wire_bytes(self, size: int) -> int:
+        """Bytes of a vector of `size` entries on the wire."""
+        return size * self.bits // 8
+
+    def encode(self, values: NDArray[np.float32], masker: Masker | None = None) -> Words:
+        """Whole numbers modulo 2^32 of finite values, masked in the same pass.
+
+        Raises:
+            ValueError: A value is not finite.
+        """
+        if not np.isfinite(values).all():
+            raise ValueError("an update must be finite")
+        words = np.empty(len(values), np.uint32)
+        scratch = np.empty(min(BLOCK, len(values)), np.float64)
+        for start in range(0, len(values), BLOCK):
+            part = words[start : start + BLOCK]
+            room = scratch[: len(part)]
+            np.multiply(values[start : start + BLOCK], 1.0 / self.step, out=room)
+            np.rint(room, out=room)
+            np.clip(room, -self.most, self.most, out=room)
+            part.view(np.int32)[:] = room
+            if masker is not None:
+                masker(part)
+        return words
+
+    def decode(self, words: Words) -> NDArray[np.float64]:
+        """The values of a sum's words."""
+        return self.whole(words) * np.float64(self.step)
+
+    def whole(self, words: Words) -> NDArray[np.int64]:
+        """The whole numbers of a sum's words."""
+        shift = np.int32(32 - self.bits)
+        return ((words << np.uint32(shift)).view(np.int32) >> shift).astype(np.int64)
+
+    def pack(self, words: Words) -> bytes:
+        """Words as little-endian bytes, the low `bits` of each."""
+        little = words.astype("<u4", copy=False)
+        if self.bits == 32:
+            return little.tobytes()
+        return little.view(np.uint8).reshape(-1, 4)[:, :3].tobytes()
+
+    def unpack(self, data: bytes, size: int) -> Words:
+        """Words of `pack`. Raises WrongSize."""
+        if len(data) != self.wire_bytes(size):
+            raise WrongSize(f"a vector of {len(data)} bytes, not {self.wire_bytes(size)}")
+        if self.bits == 32:
+            return np.frombuffer(data, "<u4").astype(np.uint32, copy=False)
+        words = np.zeros((size, 4), np.uint8)
+        words[:, :3] = np.frombuffer(data, np.uint8).reshape(-1, 3)
+        return words.reshape(-1).view("<u4").astype(np.uint32, copy=False)
