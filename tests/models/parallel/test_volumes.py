@@ -78,7 +78,7 @@ def _run(rank: int, store: str, out: str) -> None:
 
 
 def test_resharded_slabs_are_the_whole_s_and_only_moves_are_sent(tmp_path: Path) -> None:
-    """Any dtype, uneven and empty slabs, with and without a body mask; bytes are the lower bound."""
+    """Any dtype, uneven and empty slabs, with and without a body mask; no byte too many is sent."""
     multiprocessing.spawn(_run, (str(tmp_path / "store"), str(tmp_path / "done")), nprocs=WORLD)
 
     assert all((tmp_path / f"done.{rank}").exists() for rank in range(WORLD))
