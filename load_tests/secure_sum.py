@@ -38,6 +38,7 @@ def main() -> None:
             size=given.size,
             bits=given.bits,
             clip=1.0,
+            max_weight=1000,
             threshold=usual_threshold(given.clients),
             clients=tuple(sorted(roster)),
             model=bytes(32),

@@ -153,14 +153,14 @@ class Client:
             answer: What others sealed for this client; all of it is opened at once, so that a
                 spoilt share is known before the vector is sent.
             values: Finite, [size - 1]; cut to the task's bound.
-            weight: From 1 to the numbers' `most`; the last entry of the vector.
+            weight: From 1 to the task's `max_weight`; the last entry of the vector.
         """
         self._step("mask", answer.context)
         if values.shape != (self.task.size - 1,):
             raise WrongSize(f"an update of shape {values.shape}, not ({self.task.size - 1},)")
         numbers = self.task.numbers
-        if not 1 <= weight <= numbers.most:
-            raise ValueError(f"weight must lie in [1, {numbers.most}], not {weight}")
+        if not 1 <= weight <= self.task.max_weight:
+            raise ValueError(f"weight must lie in [1, {self.task.max_weight}], not {weight}")
         unknown = answer.sealed.keys() - self._advertised.keys()
         if unknown or self.name in answer.sealed:
             raise Lied("shares of a client that did not advertise")

@@ -26,6 +26,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
         size: Entries of the vector, the last one being the client's weight.
         bits: Bits of an entry on the wire, 24 or 32.
         clip: Bound of an entry's magnitude.
+        max_weight: Largest weight; an update is sent times its weight over this.
         threshold: Clients without whom nothing is revealed.
         clients: The roster, sorted.
         model: SHA-256 of the model that the updates are of: all train from the same one.
@@ -36,6 +37,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     size: int
     bits: Literal[24, 32]
     clip: float
+    max_weight: int
     threshold: int
     clients: tuple[str, ...]
     model: bytes
@@ -58,7 +60,8 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError(f"a threshold of {self.threshold} of {len(self.clients)} clients")
         if not 2 <= self.size <= 2**31 or self.number < 1:
             raise ValueError("a round has a positive number and at least 2 entries")
-        _ = self.numbers
+        if not 1 <= self.max_weight <= self.numbers.most:
+            raise ValueError(f"a largest weight of {self.max_weight}")
 
 
 def least_threshold(count: int) -> int:

@@ -61,6 +61,7 @@ class Ward:
             size=size,
             bits=bits,
             clip=1.0,
+            max_weight=1000,
             threshold=usual_threshold(count),
             clients=tuple(sorted(self.keys)),
             model=bytes(32),
