@@ -216,8 +216,9 @@ def test_bad_options_stop_the_start(dataset, options, word, tmp_path):
         Replay(load(kafka="localhost:9092"), dataset, [tmp_path], **options)
 
 
-def test_a_missing_path_and_a_missing_cluster_are_named(tmp_path):
+def test_a_missing_path_and_a_missing_cluster_are_named(tmp_path, monkeypatch):
     """Before anything is published."""
+    monkeypatch.delenv("VITALSTREAM_DATA", raising=False)
     with pytest.raises(BadSetting, match="nowhere"):
         Replay(load(kafka="localhost:9092"), "bidmc", [tmp_path / "nowhere"])
     with pytest.raises(BadSetting, match="paths"):
