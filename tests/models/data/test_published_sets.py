@@ -1,4 +1,4 @@
-"""The published archives, where `VITALSTREAM_DATA` names their folder: read whole, none rejected."""
+"""The published archives, where `VITALSTREAM_DATA` names their folder: read whole."""
 
 from __future__ import annotations
 
