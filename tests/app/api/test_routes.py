@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,8 +19,9 @@ from schemathesis.specs.openapi.checks import (
     response_schema_conformance,
     status_code_conformance,
 )
+from starlette.testclient import TestClient
 
-from app.api.application import document
+from app.api.application import PAGE, application, document
 from app.lifecycle import Health
 from streaming.messages import CASES, Case
 
@@ -137,7 +141,33 @@ def test_metrics_and_document_need_no_token(ward: Any) -> None:
 
     assert "vitalstream_messages_total" in ward.client.get("/metrics", headers=bare).text
     assert "never the primary alarm" in ward.client.get("/openapi.json", headers=bare).text
-    assert ward.client.get("/docs", headers=bare).status_code == 200
+
+
+def test_the_reference_needs_nothing_from_elsewhere(ward: Any) -> None:
+    """Viewer, style and document come from here, under a policy that allows nothing else."""
+    if not (PAGE / "reference").is_dir():
+        assert os.environ.get("CI") != "true", "the built page is missing (make web)"
+        pytest.skip("the built page is missing (make web)")
+    bare = {"authorization": ""}
+    answer = ward.client.get("/docs", headers=bare)
+    named = re.findall(r'(?:src|href)="([^"]+)"', answer.text)
+
+    assert answer.headers["content-type"].startswith("text/html")
+    assert "default-src 'self'" in answer.headers["content-security-policy"]
+    assert "http" not in answer.headers["content-security-policy"]
+    assert len(named) >= 4
+    for path in named:
+        assert path.startswith("/")
+        assert ward.client.get(path, headers=bare).status_code == 200, path
+
+
+def test_without_the_built_page_the_reference_is_a_problem(ward: Any, tmp_path: Path) -> None:
+    """It says where the document is."""
+    with TestClient(application(ward.services, None, tmp_path)) as client:
+        answer = client.get("/docs")
+
+    assert answer.status_code == 404
+    assert "/openapi.json" in answer.json()["detail"]
 
 
 @pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE])
