@@ -199,7 +199,7 @@ def replay(
     """Publish a recorded set as if its monitors were here now; ends when all is acknowledged."""
     _needs_kafka(settings)
     times = None if speed == "max" else _number("speed", speed, "a positive number, or max")
-    most = None if limit is None else int(_number("limit", limit, "a whole number"))
+    most = None if limit is None else _whole("limit", limit, 1)
 
     _serve(
         lambda metrics: [
@@ -218,20 +218,48 @@ def replay(
     )
 
 
-@command("train", "data", "devices", "threads")
+_SETS: Final[Any] = typer.Option(
+    help="Names, comma-separated: physionet2019,physionet2012,eicu-demo; default all."
+)
+_LIMIT: Final[Any] = typer.Option(help="About how many stays of each set; default all.")
+
+
+@command("train", "data", "data_dir", "devices", "threads")
 def train(
     settings: Settings,
     out: Annotated[Path | None, typer.Option(help="Where the weights and the card go.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="A few minutes, for trying out.")] = False,
+    sets: Annotated[str | None, _SETS] = None,
+    epochs: Annotated[str, typer.Option(help="Passes over the rows.")] = "8",
+    limit: Annotated[str | None, _LIMIT] = None,
+    seed: Annotated[str, typer.Option(help="Of everything random.")] = "7",
 ) -> None:
-    """Train the model on the recorded sets below --data."""
-    import_module("app.roles.train").train(settings, out=out, quick=quick)
+    """Train the model on the recorded sets below --data; goes on where it was stopped."""
+    import_module("app.roles.train").train(
+        settings,
+        out=out,
+        quick=quick,
+        sets=_names(sets),
+        epochs=_whole("epochs", epochs, 1),
+        limit=None if limit is None else _whole("limit", limit, 1),
+        seed=_whole("seed", seed, 0),
+    )
 
 
-@command("evaluate", "data", "devices", "threads", "model")
-def evaluate(settings: Settings) -> None:
-    """Measure the model on the recorded sets below --data."""
-    import_module("app.roles.evaluate").evaluate(settings)
+@command("evaluate", "data", "data_dir", "devices", "threads", "model")
+def evaluate(
+    settings: Settings,
+    out: Annotated[Path | None, typer.Option(help="The file of figures to write.")] = None,
+    sets: Annotated[str | None, _SETS] = None,
+    limit: Annotated[str | None, _LIMIT] = None,
+) -> None:
+    """Measure the model on the test part of the recorded sets below --data."""
+    import_module("app.roles.evaluate").evaluate(
+        settings,
+        out=out,
+        sets=_names(sets),
+        limit=None if limit is None else _whole("limit", limit, 1),
+    )
 
 
 @command("topics", "kafka", "partitions", "replication")
@@ -267,6 +295,17 @@ def _number(name: str, text: str, allowed: str) -> float:
         return float(text)
     except ValueError:
         raise BadSetting(f"{name}: {text!a} is not allowed: {allowed}") from None
+
+
+def _whole(name: str, text: str, least: int) -> int:
+    if not (text.isascii() and text.isdigit() and int(text[:18]) >= least):
+        raise BadSetting(f"{name}: {text!a} is not allowed: a whole number, at least {least}")
+    return int(text[:18])
+
+
+def _names(text: str | None) -> list[str] | None:
+    """Names between commas; None where none is given."""
+    return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
 
 
 def _role(module: str, name: str, *given: Any, **named: Any) -> Role:

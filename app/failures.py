@@ -10,6 +10,8 @@ def explain(error: Exception) -> tuple[int, str]:
     kind, text = type(error).__name__, str(error)
     if isinstance(error, BadSetting) or kind == "BadDatabase":
         return 2, text
+    if kind == "BadCheckpoint":
+        return 2, f"model: {text}"
     if kind in ("KafkaConnectionError", "NoBrokersAvailable"):
         return 1, "kafka: no broker answers there; is it running, and does --kafka name it?"
     if kind in ("DatabaseGone", "NotMigrated", "TopicsDiffer", "Undelivered"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import shutil
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Coroutine, Sequence
 from typing import Any, Final, NamedTuple
 
 from rich.console import Console
@@ -43,17 +43,12 @@ async def check(settings: Settings, console: Console | None = None) -> bool:
 async def examine(settings: Settings) -> Sequence[Finding]:
     """Look at every part."""
     found = [*_configured(settings)]
-    parts: Sequence[tuple[str, Callable[[Settings], Coroutine[Any, Any, Finding]], float]] = (
-        ("kafka", _kafka, ANSWER_S),
-        ("database", _database, ANSWER_S),
-        ("model", _model, LOAD_S),
+    # Loading PyTorch takes the whole machine: not while an answer is waited for.
+    found += await asyncio.gather(
+        _looked("kafka", _kafka(settings), ANSWER_S),
+        _looked("database", _database(settings), ANSWER_S),
     )
-    for name, look, limit_s in parts:
-        try:
-            found.append(await asyncio.wait_for(look(settings), limit_s))
-        except Exception as error:
-            # Whatever a part raises is a finding; its text may hold a password, its name does not.
-            found.append(Finding(name, False, _why(error)))
+    found.append(await _looked("model", _model(settings), LOAD_S))
     page = PAGE / "index.html"
     found.append(
         Finding("page", page.is_file(), str(page) if page.is_file() else "not built: make web")
@@ -63,6 +58,14 @@ async def examine(settings: Settings) -> Sequence[Finding]:
         Finding("java", None, java or "none: only tests and benchmarks on a real Kafka need it")
     )
     return found
+
+
+async def _looked(name: str, look: Coroutine[Any, Any, Finding], limit_s: float) -> Finding:
+    try:
+        return await asyncio.wait_for(look, limit_s)
+    except Exception as error:
+        # Whatever a part raises is a finding; its text may hold a password, its name does not.
+        return Finding(name, False, _why(error))
 
 
 def _configured(settings: Settings) -> Sequence[Finding]:
@@ -117,6 +120,9 @@ async def _database(settings: Settings) -> Finding:
 
 
 async def _model(settings: Settings) -> Finding:
+    if settings.model is not None and not settings.model.is_file():
+        return Finding("model", False, f"{settings.model}: no such file")
+
     def load() -> str:
         from models import predictor
 
@@ -135,7 +141,7 @@ def _why(error: Exception) -> str:
     kind = type(error).__name__
     if isinstance(error, TimeoutError):
         return "no answer in time"
-    if kind in ("NotMigrated", "DatabaseGone", "FileNotFoundError", "ValueError"):
+    if kind in ("NotMigrated", "DatabaseGone", "BadDatabase", "BadCheckpoint", "FileNotFoundError"):
         return str(error)
     if kind == "KafkaConnectionError":
         return "no broker answers there"

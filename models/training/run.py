@@ -59,9 +59,10 @@ def train(
     model = checkpoint.Calibrated()
     model.network = fit(without_outcome(part(table, "train")), features, plan, cache)
     calibrate(model, without_outcome(part(table, "calibrate")), seed)
+    limited = "" if limit is None else f" --limit {limit}"
     command = (
-        f"models.training.run.train(Path('DATA'), Path('OUT'), sets={used}, epochs={epochs}, "
-        f"limit={limit}, seed={seed})"
+        f"vitalstream train --data DATA --out OUT --sets {','.join(used)} --epochs {epochs}"
+        f"{limited} --seed {seed}"
     )
     measured = measure(model.eval(), part(table, "test"))
     said = card_of(model, checkpoint.version(model), measured, command, describe(plan), used)
