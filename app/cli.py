@@ -17,6 +17,7 @@ import structlog
 import typer
 
 from app import logs
+from app.roles import federate
 from app.settings import BadSetting, Settings, load, masked
 
 if TYPE_CHECKING:
@@ -283,6 +284,9 @@ def check(settings: Settings) -> None:
 
     if not _wait(examine(settings)):
         raise SystemExit(1)
+
+
+cli.add_typer(federate.commands, name="federate")
 
 
 def _needs_kafka(settings: Settings) -> None:

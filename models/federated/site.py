@@ -60,14 +60,23 @@ class Site:
         certificates: Folder with ca.pem, NAME.pem, NAME.key and this site's own roster.json.
         folder: Where its state lies.
         learner: What trains.
+        federation: The only federation that it takes part in.
 
     Raises:
         ValueError: The key is not the roster's, or the address is not https.
     """
 
     def __init__(
-        self, name: str, url: str, certificates: Path, folder: Path, learner: Learner
+        self,
+        name: str,
+        url: str,
+        certificates: Path,
+        folder: Path,
+        learner: Learner,
+        *,
+        federation: str = "vitalstream",
     ) -> None:
+        self._federation = federation
         self.name, self._learner, self._folder = name, learner, folder
         self._roster: Mapping[str, Ed25519PublicKey] = read_roster(certificates / "roster.json")
         self._identity: Ed25519PrivateKey = read_key(certificates / f"{name}.key")
@@ -114,6 +123,8 @@ class Site:
         return int(json.loads(path.read_text())["round"]) if path.exists() else 0
 
     def _take_part(self, task: Task) -> None:
+        if task.federation != self._federation:
+            raise Lied("the round is of another federation, or starts from another model")
         client = Client(self.name, self._identity, self._roster, task, last=self.last)
         data = self._ask("GET", f"/v1/rounds/{task.number}/model")
         if hashlib.sha256(data).digest() != task.model or len(data) != 4 * (task.size - 1):
