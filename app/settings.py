@@ -136,7 +136,7 @@ class Settings(BaseSettings):
 
 def masked(url: str) -> str:
     """A database URL without its password and options."""
-    return re.sub(r"://([^@/:]*):[^@]*@", r"://\1:***@", url).partition("?")[0]
+    return re.sub(r"://([^@/:]*):.*@", r"://\1:***@", url).partition("?")[0]
 
 
 def load(config: Path | None = None, **options: Any) -> Settings:

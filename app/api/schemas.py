@@ -11,7 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from models.signals import SIGNALS
 
-BED_PATTERN = r"^[^\x00-\x1f\x7f]+$"
+BED_PATTERN = r"^[^\x00-\x1f\x7f\ufffd]+$"
+"""No control characters; U+FFFD stands where the bytes of a path were no UTF-8."""
 Ms = Annotated[int, Field(ge=0, le=1 << 52, examples=[1795409001078])]
 P = Annotated[float, Field(ge=0, le=1, examples=[0.12])]
 Point = Annotated[list[float], Field(min_length=4, max_length=4)]
