@@ -234,6 +234,8 @@ def features_of(
 
 
 def _join(chunks: list[Path]) -> Table:
+    if not chunks:
+        raise ValueError("no stay is left: the sets hold none, or the limit is too small for them")
     columns: dict[str, list[NDArray[Any]]] = {name: [] for name in Table.__slots__}
     start = 0
     for path in chunks:

@@ -90,7 +90,7 @@ def event2(p: NDArray[np.float64], label: NDArray[np.bool_]) -> float:
     order = np.argsort(p, kind="stable")
     risk, died = np.clip(p[order], 0.01, 0.99), label[order]
     h, mean = 0.0, []
-    for group in np.array_split(np.arange(len(p)), 10):
+    for group in np.array_split(np.arange(len(p)), min(10, len(p))):
         n, expected = len(group), float(risk[group].sum())
         mean.append(expected / n)
         h += (float(died[group].sum()) - expected) ** 2 / (n * mean[-1] * (1 - mean[-1]) + 0.001)
