@@ -111,7 +111,7 @@ def stop(product: Product) -> None:
         product.process.stdout.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def product(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Product]:
     """One running product for all tests that do not stop it."""
     need(DIST.exists(), "the built page (make web)")
@@ -136,9 +136,11 @@ def new_product(tmp_path: Path) -> Iterator[Callable[[int], Product]]:
             stop(product)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Any]:
-    """Debian's Chromium under Playwright."""
+    """Debian's Chromium under Playwright, which runs an event loop of its own in this thread while
+    it lives: no longer than these tests, for others want to run theirs.
+    """
     need(shutil.which(CHROMIUM) is not None, CHROMIUM)
     api = pytest.importorskip("playwright.sync_api")
     with api.sync_playwright() as playwright:

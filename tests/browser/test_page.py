@@ -14,9 +14,15 @@ import pytest
 
 from models.signals import SIGNALS
 
+try:
+    from playwright.sync_api import expect
+except ImportError:  # the fixture `chromium` says what is missing
+    expect = None
+
 WEB = Path(__file__).parents[2] / "app" / "web"
 NOTICE = "never the primary alarm"
 BEDS = 24
+FITS = "document.documentElement.scrollWidth <= innerWidth"
 
 
 def wait_for(condition: Callable[[], Any], limit_s: float, what: str) -> Any:
@@ -60,13 +66,10 @@ def test_the_pages_signals_are_those_of_the_catalogue() -> None:
 @pytest.mark.browser
 def test_the_board_counts_every_bed_and_its_values_move(ward: Any) -> None:
     """All beds are on the board, and within seconds some number on it is another."""
-    ward.wait_for_function(f"document.querySelector('.filters .count').textContent === '{BEDS}'")
-    seen = ward.locator(".card .v").all_inner_texts()
-    ward.wait_for_function(
-        "seen => JSON.stringify([...document.querySelectorAll('.card .v')]"
-        ".map(e => e.innerText)) !== JSON.stringify(seen)",
-        arg=seen,
-    )
+    expect(ward.locator(".filters .count").first).to_have_text(str(BEDS))
+    values = ward.locator(".card .v")
+    seen = values.all_inner_texts()
+    wait_for(lambda: values.all_inner_texts() != seen, 15, "another number on the board")
     assert NOTICE in ward.locator("footer").inner_text()
 
 
@@ -89,7 +92,7 @@ def test_a_bed_is_found_by_name(ward: Any) -> None:
     """Searching leaves the one bed, and says so where there is none."""
     ward.keyboard.press("/")
     ward.keyboard.type("A-07")
-    ward.wait_for_function("document.querySelectorAll('.card').length === 1")
+    expect(ward.locator(".card")).to_have_count(1)
     assert ward.locator(".card .bed").inner_text() == "A-07"
     ward.locator("#search").fill("nobody")
     ward.get_by_text("No bed matches.").wait_for()
@@ -121,7 +124,7 @@ def test_a_beds_page_shows_risks_with_intervals_and_what_they_stand_on(
     wait_for(
         lambda: product.ask("/v1/beds/A-01")["prediction"]["risks"], 30, "a prediction that speaks"
     )
-    ward.wait_for_function("document.querySelectorAll('.risk-row').length === 4")
+    expect(ward.locator(".risk-row")).to_have_count(4)
     for row in ward.locator(".risk-row .span").all():
         assert re.search(r"\d.*% to .*\d.*%", row.inner_text())
     assert ward.locator(".input .how-old").count() > 5
@@ -220,7 +223,7 @@ def test_a_phone_and_a_wall_display_need_no_sideways_scrolling(ward: Any) -> Non
         for place in ("", "bed/A-01", "alerts"):
             ward.evaluate(f"location.hash = '#/{place}'")
             ward.wait_for_selector(".inbox" if place == "alerts" else ".panels, .card .v")
-            ward.wait_for_function("document.documentElement.scrollWidth <= innerWidth")
+            wait_for(lambda: ward.evaluate(FITS), 5, f"{place!r} fits {width} pixels")
 
 
 @pytest.mark.browser
