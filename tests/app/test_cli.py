@@ -39,6 +39,11 @@ def call(*options: str, **environment: str) -> subprocess.CompletedProcess[str]:
         (["run", "--data-dir", "/proc/none"], {}, "data_dir: '/proc/none' is not allowed"),
         (["run", "--config", "/none.toml"], {}, "config: '/none.toml' is not allowed"),
         (["run", "--no-such"], {}, "No such option"),
+        (["train"], {}, "data: None is not allowed"),
+        (["train", "--data", ".", "--epochs", "0"], {}, "epochs: '0' is not allowed: a whole"),
+        (["train", "--data", ".", "--sets", "x"], {}, "data: .: set 'x' is not one of physionet"),
+        (["evaluate", "--data", ".", "--limit", "1.5"], {}, "limit: '1.5' is not allowed: a whole"),
+        (["evaluate", "--data", ".", "--model", "LICENSE"], {}, "model: LICENSE: "),
         (["nonsense"], {}, "No such command"),
     ],
 )
