@@ -17,8 +17,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from models.moe import interpolate
-
 BINS: Final = 12
 _WIDEN: Final = 3.0
 _LEAST: Final = 0.05
@@ -52,13 +50,12 @@ class Calibration(nn.Module):
 
     def bounds(self, log_odds: Tensor, novelty: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """p, low and high, float64[B, R]."""
-        half = torch.stack(
-            [
-                interpolate(log_odds[:, r].contiguous(), self.knots[r], self.width[r])
-                for r in range(log_odds.shape[1])
-            ],
-            1,
-        )
+        # `interpolate` for all risks at once.
+        at = (log_odds.unsqueeze(-1) > self.knots).sum(-1).clamp(1, BINS - 1)
+        risk = torch.arange(log_odds.shape[1], device=at.device)
+        left, start = self.knots[risk, at - 1], self.width[risk, at - 1]
+        part = ((log_odds - left) / (self.knots[risk, at] - left)).clamp(0.0, 1.0)
+        half = start + (self.width[risk, at] - start) * part
         half = half * (1.0 + _WIDEN * novelty.double()).unsqueeze(1)
         return (
             torch.sigmoid(log_odds),

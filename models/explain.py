@@ -17,6 +17,7 @@ from torch import Tensor
 
 from models.calibration import Calibration
 from models.network import Network, Said
+from models.signals import COUNT
 
 DRIVERS: Final = 5
 
@@ -39,3 +40,27 @@ def effects(
     order = strength.argsort(dim=1, descending=True, stable=True)[:, :DRIVERS]
     there = known.gather(1, order)
     return torch.where(there, order, -1), torch.where(there, effect.gather(1, order), 0.0)
+
+
+def strongest(
+    calibration: Calibration, log_odds: Tensor, without: Tensor, row: Tensor, signal: Tensor
+) -> tuple[Tensor, Tensor]:
+    """`effects` from the calibrated log-odds [P, R] of the variants that lack a known signal.
+
+    Args:
+        calibration: Of the risks.
+        log_odds: Of the rows as they are, [B, R].
+        without: Of row `row`[P] without its signal `signal`[P].
+        row: Of each variant, int64[P].
+        signal: What it lacks, int64[P].
+    """
+    leading = (log_odds - calibration.limit).argmax(1)
+    pick = leading[row].unsqueeze(1)
+    effect = log_odds.gather(1, leading.unsqueeze(1))[row, 0] - without.gather(1, pick)[:, 0]
+    all_effects = log_odds.new_zeros(len(log_odds), COUNT)
+    all_effects[row, signal] = effect
+    strength = torch.full_like(all_effects, -1.0)
+    strength[row, signal] = effect.abs()
+    order = strength.argsort(dim=1, descending=True, stable=True)[:, :DRIVERS]
+    there = strength.gather(1, order) >= 0
+    return torch.where(there, order, -1), torch.where(there, all_effects.gather(1, order), 0.0)

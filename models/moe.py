@@ -49,6 +49,13 @@ def shares(logits: Tensor) -> Tensor:
     return torch.cat([share[:, :1] + ALWAYS, share[:, 1:]], 1)
 
 
+def mixed(logits: Tensor, share: Tensor) -> Tensor:
+    """Logits [rows, N * R] of experts by their shares [rows, N], added in one order: [rows, R]."""
+    each = logits.unflatten(1, (len(EXPERTS), -1)) * share.unsqueeze(2)
+    total: Tensor = each[:, 0] + each[:, 1] + each[:, 2] + each[:, 3]
+    return total
+
+
 class Experts(nn.Module):
     """From the experts' first hidden units, side by side, to each expert's logits."""
 

@@ -45,4 +45,8 @@ class Novelty(nn.Module):
 
     def forward(self, signals: Tensor) -> Tensor:
         """Novelty, float32[B]."""
-        return interpolate(distance(signals), self.knots, self.levels)
+        return self.of(distance(signals))
+
+    def of(self, distances: Tensor) -> Tensor:
+        """Novelty of distances, float32[B]."""
+        return interpolate(distances, self.knots, self.levels)

@@ -20,18 +20,20 @@ from numpy.typing import NDArray
 from models import checkpoint, explain
 from models.config import GRID
 from models.features import CaseCache, of_cases
-from models.moe import EXPERTS
+from models.moe import EXPERTS, mixed, shares
 from models.network import RISKS
 from models.scores import SCORE_INPUTS, SCORES
 from models.scores import score as score_of
+from models.serving import Raw, Serving, routed
 from models.signals import INDEX
 from models.window_store import HostWindowStore, Windows
 
 _BLOCK: Final = 8
 """Rows of a block on a CPU: one block costs little when few beds wait, and stays in the cache."""
 _GPU_BLOCK: Final = 1024
-_CHUNK: Final = 32
-"""Rows whose features are made at once: what they need fits in the cache."""
+_PACK: Final = 64
+"""Variants of rows (`models.serving`) whose experts run at once."""
+_GPU_PACK: Final = 16_384
 _SPOKEN: Final = [INDEX[name] for name in ("hr", "spo2", "temp", "sbp", "map", "dbp", "resp")]
 
 
@@ -80,7 +82,8 @@ class Predictor:
         self._threads = threads
         self._model = model.to(device).eval().requires_grad_(False)
         self._block = _BLOCK if device == "cpu" else _GPU_BLOCK
-        self._chunk = max(_CHUNK, self._block)
+        pack = _PACK if device == "cpu" else _GPU_PACK
+        self._serving = Serving(self._model, self._block, pack)
         self._cases = CaseCache()
 
     def store(self, capacity: int) -> HostWindowStore:
@@ -118,47 +121,48 @@ class Predictor:
         static = np.stack([self._cases(case) for case in windows.cases])
         case = of_cases(static, windows.newest_ms, windows.phase_ms)
         features, block = self._model.network.features, self._block
-        parts: list[dict[str, torch.Tensor]] = []
-        for start in range(0, size, self._chunk):
-            rows = slice(start, min(start + self._chunk, size))
-            count = rows.stop - rows.start
-            full = -(-count // block) * block
+        raws: list[Raw] = []
+        for start in range(0, size, block):
+            rows = slice(start, min(start + block, size))
             made = features.of_windows(windows, rows)
             there = torch.from_numpy(case[rows]).to(self.device)
+            count = rows.stop - rows.start
             signals, minutes, cases = (
-                torch.cat([x, x.new_zeros(full - count, *x.shape[1:])]) if full > count else x
+                torch.cat([x, x.new_zeros(block - count, *x.shape[1:])]) if count < block else x
                 for x in (*made, there)
             )
-            for at in range(0, full, block):
-                part = slice(at, at + block)
-                # Copies, so that every block is aligned alike.
-                answer = self._answer(
-                    signals[part].clone(), minutes[part].clone(), cases[part].clone()
-                )
-                keep = min(block, count - at)
-                parts.append({name: tensor[:keep] for name, tensor in answer.items()})
-        return {name: torch.cat([p[name] for p in parts]).cpu().numpy() for name in parts[0]}
+            raws.append(self._serving(signals, minutes, cases, count))
+        return self._said(raws, size)
 
-    def _answer(
-        self, signals: torch.Tensor, minutes: torch.Tensor, case: torch.Tensor
-    ) -> dict[str, torch.Tensor]:
-        """One block."""
-        network, calibration = self._model.network, self._model.calibration
-        said = network(signals, minutes, case)
-        log_odds = calibration.log_odds(said.logits)
-        p, low, high = calibration.bounds(log_odds, said.novelty)
-        driver, effect = explain.effects(network, calibration, said, log_odds, signals, minutes)
-        share = said.share.double()
-        return {
+    def _said(self, raws: list[Raw], size: int) -> dict[str, NDArray[Any]]:
+        """From blocks to numbers, element-wise over whole blocks: the exponential of a vector's
+        tail has other bits.
+        """
+        calibration = self._model.calibration
+        novelty = self._model.network.novelty.of(torch.cat([r.distance for r in raws]))
+        share = shares(routed(torch.cat([r.gate for r in raws]), novelty))
+        block = self._block
+        own = torch.cat([r.logits[:block] for r in raws])
+        other = torch.cat([r.logits[block:] for r in raws])
+        row = torch.cat([r.row[block:] + i * block for i, r in enumerate(raws)])
+        signal = torch.cat([r.signal for r in raws])
+        log_odds = calibration.log_odds(mixed(own, share))
+        without = calibration.log_odds(mixed(other, share[row]))
+        p, low, high = calibration.bounds(log_odds, novelty)
+        driver, effect = explain.strongest(calibration, log_odds, without, row, signal)
+        exact = share.double()
+        total = exact[:, 0] + exact[:, 1] + exact[:, 2] + exact[:, 3]
+        said = {
             "p": p,
             "low": low,
             "high": high,
             "positive": p >= calibration.threshold,
-            "share": share / share.sum(1, keepdim=True),
-            "novelty": said.novelty.double(),
+            "share": exact / total.unsqueeze(1),
+            "novelty": novelty.double(),
             "driver_signal": driver,
             "driver_effect": effect,
         }
+        return {name: tensor[:size].cpu().numpy() for name, tensor in said.items()}
 
 
 def load(path: Path | None = None, device: str = "cpu", threads: int = 1) -> Predictor:
