@@ -236,6 +236,7 @@ def train(
     seed: Annotated[str, typer.Option(help="Of everything random.")] = "7",
 ) -> None:
     """Train the model on the recorded sets below --data; goes on where it was stopped."""
+    _needs_data(settings)
     import_module("app.roles.train").train(
         settings,
         out=out,
@@ -255,6 +256,7 @@ def evaluate(
     limit: Annotated[str | None, _LIMIT] = None,
 ) -> None:
     """Measure the model on the test part of the recorded sets below --data."""
+    _needs_data(settings)
     import_module("app.roles.evaluate").evaluate(
         settings,
         out=out,
@@ -292,6 +294,13 @@ cli.add_typer(federate.commands, name="federate")
 def _needs_kafka(settings: Settings) -> None:
     if settings.kafka is None:
         raise BadSetting("kafka: nothing is not allowed: HOST:PORT, comma-separated")
+
+
+def _needs_data(settings: Settings) -> None:
+    """Tell it before PyTorch is loaded, which takes seconds."""
+    if settings.data is None or not settings.data.is_dir():
+        shown = "nothing" if settings.data is None else ascii(str(settings.data))
+        raise BadSetting(f"data: {shown} is not allowed: the folder of the recorded sets")
 
 
 def _number(name: str, text: str, allowed: str) -> float:

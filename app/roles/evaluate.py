@@ -9,6 +9,7 @@ from pathlib import Path
 import structlog
 
 from app.settings import BadSetting, Settings
+from models.checkpoint import BadCheckpoint
 from models.training import run
 
 log = structlog.get_logger(__name__)
@@ -30,6 +31,7 @@ def evaluate(
 
     Raises:
         BadSetting: The data is not named, or is not there.
+        BadCheckpoint: The weights cannot be used.
     """
     if settings.data is None:
         raise BadSetting("data: None is not allowed: the folder of the recorded sets")
@@ -37,6 +39,8 @@ def evaluate(
     cache = settings.data_dir / "evaluate"
     try:
         measured = run.evaluate(settings.data, settings.model, cache, sets=sets, limit=limit)
+    except BadCheckpoint:
+        raise
     except ValueError as error:
         raise BadSetting(f"data: {settings.data}: {error}") from error
     where.parent.mkdir(parents=True, exist_ok=True)
