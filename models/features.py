@@ -269,7 +269,9 @@ class Features(nn.Module):
 def _filled(z: Tensor, raw: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Values with 0 where none, where they are, and their minimum and maximum (0 if none)."""
     here = ~raw.isnan()
-    some = here.any(1)
-    low = torch.where(some, torch.where(here, z, torch.inf).amin(1), 0.0)
+    # What is there is clipped: only where nothing is does infinity stand.
+    low = torch.where(here, z, torch.inf).amin(1)
+    some = low <= _CLIP
+    low = torch.where(some, low, 0.0)
     high = torch.where(some, torch.where(here, z, -torch.inf).amax(1), 0.0)
     return torch.where(here, z, 0.0), here.float(), low, high

@@ -51,7 +51,8 @@ def shares(logits: Tensor) -> Tensor:
 
 def mixed(logits: Tensor, share: Tensor) -> Tensor:
     """Logits [rows, N * R] of experts by their shares [rows, N], added in one order: [rows, R]."""
-    each = logits.unflatten(1, (len(EXPERTS), -1)) * share.unsqueeze(2)
+    risks = logits.shape[1] // len(EXPERTS)
+    each = logits.reshape(-1, len(EXPERTS), risks) * share.unsqueeze(2)
     total: Tensor = each[:, 0] + each[:, 1] + each[:, 2] + each[:, 3]
     return total
 
