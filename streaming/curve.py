@@ -8,10 +8,16 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-_WITHIN: Final = 0.95
+_WITHIN: Final = 0.97
 """Share of the best throughput that a smaller batch must reach to be preferred."""
-_REPEATS: Final = 5
-"""Times a batch is measured, as long as it is fast; the fastest counts."""
+_SMALL: Final = 8
+"""A cap below this must be much better than this: a cap chosen too small costs throughput for
+good.
+"""
+_ENOUGH: Final = 32
+"""Sizes up to this are measured however they look at first; on most devices less is not flat."""
+_REPEATS: Final = 8
+"""Times everything is measured, as long as there is time; the fastest counts."""
 _SIZES: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 
@@ -44,11 +50,15 @@ class Curve:
         return row[at - 1] + (row[at] - row[at - 1]) * (size - left) / (right - left)
 
     def best(self, bins: int) -> int:
-        """The smallest batch size with (nearly) the best throughput."""
+        """The smallest batch size with (nearly) the best throughput, rarely below 8."""
         row = self.seconds[min(bisect_left(self.bins, bins), len(self.bins) - 1)]
         rates = [size / seconds for size, seconds in zip(self.sizes, row, strict=True)]
-        enough = max(rates) * _WITHIN
-        return next(size for size, rate in zip(self.sizes, rates, strict=True) if rate >= enough)
+        most = max(rates)
+        measured = zip(self.sizes, rates, strict=True)
+        found = next(size for size, rate in measured if rate >= most * _WITHIN)
+        if found < _SMALL <= self.sizes[-1] and _SMALL / self.cost(_SMALL, bins) >= most * 0.7:
+            return _SMALL
+        return found
 
 
 def flat_curve(bins: Iterable[int], size: int) -> Curve:
@@ -71,7 +81,8 @@ def measure_curve(
     budget_s: float = 5.0,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Curve:
-    """Measure what batches cost.
+    """Measure what batches cost: everything once, then all over again, for a machine that does
+    something else for a while must not spoil one size alone; the fastest of each counts.
 
     Args:
         predict: Predicts a batch of a size and a length; blocks.
@@ -80,6 +91,12 @@ def measure_curve(
         budget_s: About how much time it may take.
         clock: Seconds.
     """
+
+    def once(size: int, length: int) -> float:
+        begun = clock()
+        predict(size, length)
+        return max(clock() - begun, 1e-9)
+
     predict(1, bins[-1])
     started = clock()
     sizes: list[int] = []
@@ -92,19 +109,20 @@ def measure_curve(
             break
         sizes.append(size)
         for row, length in zip(rows, bins, strict=True):
-            fastest = float("inf")
-            for _ in range(_REPEATS):
-                begun = clock()
-                predict(size, length)
-                fastest = min(fastest, clock() - begun)
-                if fastest > budget_s / 50:
-                    break
-            row.append(max(fastest, 1e-9))
+            # The first of a shape may also make room or compile.
+            first = once(size, length)
+            row.append(first if first > budget_s / 50 else min(first, once(size, length)))
         rate = size / rows[-1][-1]
         useless = 0 if rate > 1.03 * best else useless + 1
-        if rate < 0.9 * best or useless == 2:
-            break
         best = max(best, rate)
+        if size >= _ENOUGH and (rate < 0.8 * best or useless >= 2):
+            break
+    for _ in range(_REPEATS - 1):
+        for at, size in enumerate(sizes):
+            for row, length in zip(rows, bins, strict=True):
+                if clock() - started + row[at] > budget_s:
+                    continue
+                row[at] = min(row[at], once(size, length))
     # Less never costs more: where it seemed to, the machine was doing something else meanwhile.
     for row, longer in zip(reversed(rows), [None, *reversed(rows)], strict=False):
         for at in range(len(row) - 1, -1, -1):

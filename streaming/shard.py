@@ -19,6 +19,7 @@ _IN_FLIGHT: Final = 2
 """Batches a device has at most: the one it works on, and the next, so that it need not wait for
 the loop.
 """
+_LOOK_S: Final = 1.0
 _TRIAL_MS: Final = 1_800_000_000_000
 
 
@@ -56,10 +57,18 @@ class Shard:
         name: Distinct among the shards; the metrics' label.
         model: The device's copy of the network.
         batcher: Its queue.
+        clock: Seconds, for when the device hangs.
     """
 
-    def __init__(self, name: str, model: Model, batcher: Batcher) -> None:
+    def __init__(
+        self,
+        name: str,
+        model: Model,
+        batcher: Batcher,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.name = name
+        self._clock = clock
         self.model = model
         self.batcher = batcher
         self.store: WindowStore = model.store(_FIRST_SLOTS)
@@ -67,9 +76,10 @@ class Shard:
         self.in_flight: dict[int, Job] = {}
         """Batches under way, by a number of theirs."""
         self.busy_since_s: float | None = None
-        """When the batch that the device works on was begun (`time.monotonic`), None while it has
-        none.
-        """
+        """When the batch that the device works on was begun, None while it has none."""
+        self._watched_since_s: float | None = None
+        self._looked_s = 0.0
+        self._hung_s = 0.0
         self.work: queue.SimpleQueue[tuple[int, Job] | None] = queue.SimpleQueue()
         self.key = name.encode()
         self._free = list(range(self.store.capacity - 1, -1, -1))
@@ -106,7 +116,21 @@ class Shard:
     def stalled(self, limit_s: float) -> bool:
         """Whether the device has worked on one batch for longer than `limit_s`."""
         since = self.busy_since_s
-        return since is not None and time.monotonic() - since > limit_s
+        return since is not None and self._clock() - since > limit_s
+
+    def watch(self, now_s: float) -> float:
+        """Seconds that the device was seen to work on one batch; call it often.
+
+        A process that was stopped and goes on has not seen its device hang: a look counts for
+        `_LOOK_S` at most, however long ago the one before was.
+        """
+        since = self.busy_since_s
+        if since is None or since != self._watched_since_s:
+            self._watched_since_s, self._hung_s = since, 0.0
+        else:
+            self._hung_s += min(max(0.0, now_s - self._looked_s), _LOOK_S)
+        self._looked_s = now_s
+        return self._hung_s
 
 
 def trial(model: Model) -> Callable[[int, int], object]:
@@ -117,7 +141,6 @@ def trial(model: Model) -> Callable[[int, int], object]:
 
     def predict(size: int, bins: int) -> object:
         if (size, bins) not in made:
-            made.clear()
             made[size, bins] = _windows(model, size, bins)
         return model.predict(made[size, bins])
 

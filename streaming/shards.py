@@ -29,6 +29,11 @@ log = structlog.get_logger(__name__)
 
 __all__ = ["DevicesFailed", "Done", "Shard", "Shards"]
 
+STALLED_S = 10.0
+"""A device that works on one batch for longer has failed; after half of that it is unready."""
+_MEASURING = threading.Lock()
+"""Two curves measured at once would each see half a machine."""
+
 
 class DevicesFailed(RuntimeError):
     """No device is left to predict."""
@@ -48,6 +53,7 @@ class Shards:
         max_wait_s: How long a window may wait while its device is busy.
         limit: Windows that all queues together may hold.
         telemetry: Hears of batches.
+        clock: Seconds, for when a device hangs.
     """
 
     def __init__(
@@ -59,6 +65,7 @@ class Shards:
         max_wait_s: float = 0.005,
         limit: int = 100_000,
         telemetry: Telemetry = SILENT,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         if not models:
             raise ValueError("devices: at least one is needed")
@@ -68,12 +75,13 @@ class Shards:
         self._max_wait_s = max_wait_s
         self._limit = max(1, limit // len(models))
         self._telemetry = telemetry
+        self._clock = clock
         self._jobs = 0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._threads: list[threading.Thread] = []
         curve = flat_curve(models[0].length_buckets, 32)
         self.all = [
-            Shard(name, model, self._batcher(model, curve))
+            Shard(name, model, self._batcher(model, curve), clock)
             for name, model in zip(_names(models), models, strict=True)
         ]
         self._alive = list(self.all)
@@ -91,7 +99,10 @@ class Shards:
         in a thread.
         """
         for shard in self.all:
-            curve = measure_curve(trial(shard.model), shard.model.length_buckets, budget_s=budget_s)
+            with _MEASURING:
+                curve = measure_curve(
+                    trial(shard.model), shard.model.length_buckets, budget_s=budget_s
+                )
             shard.batcher = self._batcher(shard.model, curve)
             log.info(
                 "device measured",
@@ -127,7 +138,14 @@ class Shards:
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
 
-    def health(self, stalled_s: float = 10.0) -> dict[str, tuple[bool, str]]:
+    def watch(self) -> None:
+        """Give devices up that hang; call it often, in the loop."""
+        now_s = self._clock()
+        for shard in tuple(self._alive):
+            if shard.watch(now_s) > STALLED_S:
+                self.fail(shard, TimeoutError(f"one batch took more than {STALLED_S:.0f} s"))
+
+    def health(self, stalled_s: float = STALLED_S / 2) -> dict[str, tuple[bool, str]]:
         """Each device's state: whether it predicts, and what is in its queue."""
         parts = {}
         for shard in self.all:
@@ -197,7 +215,7 @@ class Shards:
                 continue
             predictions: Predictions | None = None
             error: Exception | None = None
-            shard.busy_since_s = time.monotonic()
+            shard.busy_since_s = self._clock()
             begun = clock()
             try:
                 predictions = predict(job.windows)

@@ -210,6 +210,34 @@ async def test_a_device_that_hangs_can_be_given_up() -> None:
     assert bench.results.empty()
 
 
+async def test_a_device_that_hangs_is_given_up_by_itself() -> None:
+    """After 10 s of looking at one batch; a stop of the whole process is not the device's fault."""
+    now_s = 0.0
+    good, bad = Echo("good"), Echo("bad")
+    bench = Bench(good, bad, clock=lambda: now_s)
+    await bench.shards.start(0)
+    said = values(20)
+    bench.say(said)
+    bad.gate.clear()
+    batches = bench.send()
+    hung = bench.shards.all[1]
+    assert await asyncio.to_thread(bad.entered.wait, 20)
+    bench.shards.watch()
+    now_s = 1_000.0
+    bench.shards.watch()
+    assert not hung.failed and not bench.shards.health()["device bad"][0]
+    for _ in range(10):
+        now_s += 0.95
+        bench.shards.watch()
+    assert hung.failed and list(bench.shards.alive) == [bench.shards.all[0]]
+    answers = await bench.answers(batches)
+    while more := bench.send():
+        answers |= await bench.answers(more)
+    assert answers == said
+    bad.gate.set()
+    await bench.shards.stop()
+
+
 async def test_a_device_has_at_most_two_batches() -> None:
     """The one it works on and the next; the rest stays in the queue, where it can be replaced."""
     model = Echo()
