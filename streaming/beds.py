@@ -58,6 +58,7 @@ class Bed:
         generation: Grows when the window is emptied or the bed is forgotten.
         waiting: Under `emit=each`: its window is due and not gathered, so the next observation has
             to wait.
+        warming: Whether the model had too little to speak when it was last asked.
     """
 
     bed_id: str
@@ -75,6 +76,7 @@ class Bed:
     heard_ms: int = -1
     generation: int = 0
     waiting: bool = False
+    warming: bool = False
     floor_ms: int = 0
     """Observations without a case id before this are dropped."""
 

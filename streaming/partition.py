@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from streaming.beds import Bed
 from streaming.messages import Case
 from streaming.observations import Observations
 from streaming.progress import Progress
@@ -21,6 +22,7 @@ class Ticket(NamedTuple):
     case_id: str | None
     ts_ms: int
     broker_ms: int
+    bed: Bed
 
 
 class Account:

@@ -42,8 +42,7 @@ RESTORES_AT_ONCE = 3
 CAPTURES_AT_ONCE = 25
 """Windows packed of one partition in one tick."""
 MEASURE_S = 1.5
-STALLED_S = 10.0
-"""A device that works on one batch for longer is unready; after three times that it has failed."""
+RETRY_S = 1.0
 REVOKE_S = 3.0
 """How long a revocation waits for what is under way."""
 
@@ -218,12 +217,14 @@ class Pipeline:
             ready, self._ready = self._ready, {}
             heads: dict[int, tuple[Partition, Observations, list[int]]] = {}
             for account in ready:
-                if not account.partition.alive or not account.queue:
+                if not account.partition.alive:
                     continue
-                if account.cases:
-                    self._late_cases(account)
                 bed = self._windows.bed(account.partition.number, account.bed_id)
                 if bed is not None and bed.waiting:
+                    continue  # Neither a message nor a change of the case before it was gathered.
+                if account.cases:
+                    self._late_cases(account)
+                if not account.queue:
                     continue
                 observations, row = account.queue.popleft()
                 key = id(observations)
@@ -286,7 +287,7 @@ class Pipeline:
         for slot, ts_ms in zip(flush.slots, newest, strict=True):
             bed, account = at[slot]
             account.scored_s = now_s
-            tickets.append(Ticket(account, bed.source, bed.case_id, ts_ms, account.broker_ms))
+            tickets.append(Ticket(account, bed.source, bed.case_id, ts_ms, account.broker_ms, bed))
             if bed.waiting:
                 bed.waiting = False
                 self._ready[account] = None
@@ -329,6 +330,8 @@ class Pipeline:
                 if ticket.account.partition.alive
             ]
         )
+        for ticket, speaks in zip(tickets, done.predictions.speaks.tolist(), strict=True):
+            ticket.bed.warming = not speaks
         share = done.predictions.share.mean(0).tolist()
         self._telemetry.expert_share(dict(zip(self._model.experts, share, strict=True)))
         self._pump()
@@ -373,26 +376,39 @@ class Pipeline:
 
     async def _restore(self, tp: TopicPartition, partition: Partition) -> None:
         async with self._restores:
-            if not partition.alive:
-                return
-            committed = await self._consumer.committed(tp)
-            if not partition.alive:
-                return
-            if committed is not None:
-                partition.begin(committed[0])
-            for bed_id, (case, ms) in self._cases.known.get(tp.partition, {}).items():
-                self._windows.case(bed_id, tp.partition, case, ms)
-            await restore(
-                self._servers,
-                tp.partition,
-                committed,
-                self._model.grid_digest,
-                _Target(self, partition),
-            )
+            while partition.alive:
+                try:
+                    await self._read_back(tp, partition)
+                    break
+                except (KafkaError, TimeoutError) as error:
+                    if not getattr(error, "retriable", True):
+                        raise
+                    log.warning("restoring again", partition=tp.partition, error=repr(error))
+                    await asyncio.sleep(RETRY_S)
             if partition.alive:
                 partition.restored = True
                 if not self._held_back:
                     self._consumer.resume(tp)
+
+    async def _read_back(self, tp: TopicPartition, partition: Partition) -> None:
+        """One try at a partition's windows, from nothing."""
+        committed = await self._consumer.committed(tp)
+        if not partition.alive:
+            return
+        # What a try before this one left would make the log's observations pass for repeats.
+        self._windows.forget(tp.partition)
+        partition.accounts.clear()
+        if committed is not None:
+            partition.begin(committed[0])
+        for bed_id, (case, ms) in self._cases.known.get(tp.partition, {}).items():
+            self._windows.case(bed_id, tp.partition, case, ms)
+        await restore(
+            self._servers,
+            tp.partition,
+            committed,
+            self._model.grid_digest,
+            _Target(self, partition),
+        )
 
     async def _revoked(self, revoked: frozenset[TopicPartition]) -> None:
         """Finish what is under way, commit it, forget the rest: its next owner reads it again."""
@@ -506,6 +522,7 @@ class Pipeline:
         while True:
             await asyncio.sleep(TICK_S)
             now_s = self._clock()
+            self._shards.watch()
             live = [p for p in self._partitions.values() if p.restored]
             for partition in live:
                 self._capture(partition, False, now_s)

@@ -253,6 +253,7 @@ class Windows:
         elif snapshot.case_id is not None and snapshot.case_id != recorded:
             earlier.append(snapshot.case_id)
         bed.previous = [case_id for case_id in dict.fromkeys(earlier) if case_id != bed.case_id]
+        del bed.previous[:-_MOST_PREVIOUS]
         bed.seen = max(bed.seen, snapshot.source.offset)
         bed.set_floor()
         return bed
@@ -285,22 +286,24 @@ class Windows:
         return gone
 
     def states(self, now_ms: int, stale_after_ms: int) -> dict[str, int]:
-        """How many beds with a window are `live`, and how many `stale`: silent, or their event
-        time far behind.
+        """How many beds with a window are `stale` (silent, or their event time far behind), and of
+        the others how many are `warming_up` (the model has too little to speak) or `live`.
         """
         by_home: dict[Home, list[Bed]] = {}
         for bed in self:
             if bed.slot >= 0:
                 by_home.setdefault(bed.home, []).append(bed)
         oldest_ms = now_ms - stale_after_ms
-        live = total = 0
+        live = warming = total = 0
         for home, beds in by_home.items():
             slots = np.array([bed.slot for bed in beds], np.int32)
             heard = np.array([bed.heard_ms for bed in beds], np.int64)
             fresh = (heard >= oldest_ms) & (home.store.newest_ms(slots) >= oldest_ms)
-            live += int(fresh.sum())
+            silent = np.array([bed.warming for bed in beds], np.bool_)
+            live += int((fresh & ~silent).sum())
+            warming += int((fresh & silent).sum())
             total += len(beds)
-        return {"live": live, "stale": total - live}
+        return {"live": live, "warming_up": warming, "stale": total - live - warming}
 
     def _add(self, partition: int, bed_id: str) -> Bed:
         bed = Bed(bed_id, partition, self._owner(bed_id))
@@ -327,7 +330,7 @@ class Windows:
     def _empty(bed: Bed) -> bool:
         bed.generation += 1
         bed.source = -1
-        bed.waiting = False
+        bed.waiting = bed.warming = False
         if bed.slot < 0:
             return False
         bed.home.release(bed.slot)
@@ -376,7 +379,9 @@ def _stranger(bed: Bed, case_id: str, ts_ms: int) -> str | None:
     if ts_ms <= bed.tombstone_ms:
         return CASE_CLOSED
     if bed.case is not None and ts_ms < bed.case.admitted_ms:
-        bed.previous.insert(0, case_id)
+        if len(bed.previous) < _MOST_PREVIOUS:
+            # Nothing is forgotten for it: it would be recognised again by its time.
+            bed.previous.insert(0, case_id)
         bed.set_floor()
         return OTHER_CASE
     return None

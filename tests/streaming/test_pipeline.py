@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from streaming.consumer import TopicPartition
 from streaming.messages import Case
 from streaming.partition import Partition
 from streaming.pipeline import Options, Pipeline
@@ -181,6 +182,62 @@ async def test_a_closed_case_stops_its_bed(start: Start) -> None:
     await bench.ingest(record(1, case_id="c"))
     assert bench.acknowledge() == []
     assert bench.partition.progress.position == 2
+
+
+async def test_a_case_that_ends_while_a_window_is_due_waits_for_it(start: Start) -> None:
+    """`each`: the message before the end is predicted, the one after is not, and both are done."""
+    bench = await start(emit="each")
+    pipeline, partition = bench.pipeline, bench.partition
+    pipeline._ingest(partition, [record(0, case_id="c")], 0.0)
+    pipeline._case_changed(0, "b", Case("b", "c", "closed", 0), 1)
+    pipeline._ingest(partition, [record(1, case_id="c")], 0.0)
+    pipeline._pump()
+    await bench.idle()
+    assert [p["source"]["offset"] for p in bench.acknowledge()] == [0]
+    assert partition.progress.position == 2
+
+
+async def test_a_case_ends_although_nothing_more_is_said(start: Start) -> None:
+    """`each`: the end that waited for the window takes effect once that was gathered."""
+    bench = await start(emit="each")
+    pipeline = bench.pipeline
+    pipeline._ingest(bench.partition, [record(0, case_id="c")], 0.0)
+    pipeline._case_changed(0, "b", Case("b", "c", "closed", 0), 1)
+    pipeline._pump()
+    await bench.idle()
+    bed = pipeline._windows.bed(0, "b")
+    assert bed is not None and bed.closed and bed.slot == -1
+    assert [p["source"]["offset"] for p in bench.acknowledge()] == [0]
+
+
+async def test_a_restore_that_fails_is_tried_again_from_nothing(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The log did not answer half-way: what was read by then is read again and not a repeat."""
+    bench = await start(emit="each")
+    pipeline, partition = bench.pipeline, bench.partition
+    partition.restored = False
+    tries = 0
+
+    async def restore(servers: str, number: int, committed: Any, grid: str, target: Any) -> None:
+        nonlocal tries
+        tries += 1
+        target.restore_tail([record(0), record(1)])
+        if tries == 1:
+            raise TimeoutError
+
+    async def committed(tp: Any) -> tuple[int, str]:
+        return 2, ""
+
+    monkeypatch.setattr("streaming.pipeline.restore", restore)
+    monkeypatch.setattr("streaming.pipeline.RETRY_S", 0.0)
+    consumer: Any = SimpleNamespace(committed=committed, resume=lambda *_: None)
+    pipeline._consumer = consumer
+    await pipeline._restore(TopicPartition("icu.vitals", 0), partition)
+    bed = pipeline._windows.bed(0, "b")
+    assert tries == 2 and partition.restored
+    assert bed is not None and bed.source == 1 and partition.progress.position == 2
+    assert partition.needed(2) == 0
 
 
 async def test_spacing_delays_and_does_not_lose(start: Start) -> None:

@@ -321,6 +321,22 @@ def test_a_damaged_snapshot_leaves_no_trace(ward: Ward) -> None:
         after.windows.snapshot(after.bed())
 
 
+def test_beds_that_the_model_says_nothing_of_are_warming_up(ward: Ward) -> None:
+    """They are counted apart until it speaks, or until they are stale."""
+    ward.say(Message(), Message("B"))
+    ward.bed().warming = True
+    assert ward.windows.states(NOW, 30_000) == {"live": 1, "warming_up": 1, "stale": 0}
+    assert ward.windows.states(NOW + 30_001, 30_000) == {"live": 0, "warming_up": 0, "stale": 2}
+
+
+def test_names_of_cases_from_before_the_admission_do_not_pile_up(ward: Ward) -> None:
+    """A thousand of them are dropped and cost a bounded list."""
+    ward.windows.case("A", 0, case("now", NOW), NOW)
+    observed = ward.say(*(Message(case_id=f"old-{i}", ts_ms=NOW - 1) for i in range(1_000)))
+    assert observed.skipped == {"other_case": 1_000}
+    assert len(ward.bed().previous) == 64
+
+
 def test_a_revoked_partition_leaves_nothing(ward: Ward) -> None:
     """Its slots are free, its offsets forgotten."""
     ward.say(Message("A"), Message("B"), Message("C"))
@@ -357,8 +373,8 @@ def test_beds_move_with_their_windows() -> None:
 def test_silent_beds_and_beds_with_old_times_are_stale(ward: Ward) -> None:
     """Either makes a bed stale."""
     ward.say(Message("A"), Message("B", NOW - 40_000), Message("C"))
-    assert ward.windows.states(NOW, 30_000) == {"live": 2, "stale": 1}
-    assert ward.windows.states(NOW + 30_001, 30_000) == {"live": 0, "stale": 3}
+    assert ward.windows.states(NOW, 30_000) == {"live": 2, "warming_up": 0, "stale": 1}
+    assert ward.windows.states(NOW + 30_001, 30_000) == {"live": 0, "warming_up": 0, "stale": 3}
 
 
 CASES = (None, "one", "two")
