@@ -3,8 +3,8 @@
     python load_tests/predictor.py --before CHECKOUT
 
 With `--before`, another checkout of the repository is measured in turns with this one, and the
-ratio of the better medians of three rounds is printed. Beds hold 3 hours of 19 of the 45 signals every 15 minutes; `bins`
-is what the batch is padded to.
+ratio of the better medians of three rounds is printed. Beds hold 3 hours of 19 of the 45 signals
+every 15 minutes; `bins` is what the batch is padded to.
 """
 
 from __future__ import annotations
