@@ -46,6 +46,7 @@ class Publisher:
         self._telemetry = telemetry
         self._queue: deque[Outgoing] = deque()
         self._heard: list[Outgoing] = []
+        self._failed: list[Outgoing] = []
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -55,7 +56,7 @@ class Publisher:
     @property
     def waiting(self) -> int:
         """Messages not acknowledged yet."""
-        return len(self._queue) + self._in_flight
+        return len(self._queue) + self._in_flight + len(self._failed)
 
     def put(self, messages: Sequence[Outgoing]) -> None:
         """Take messages over. Never blocks: the pipeline bounds what it has under way."""
@@ -106,13 +107,21 @@ class Publisher:
         if error is not None or future.cancelled():
             if not getattr(error, "retriable", True):
                 self._failure = error
-            self._queue.append(message)
-            self._wake.set()
+            # What failed together goes together, ahead of what was not sent yet: beds' messages
+            # stay in order.
+            if not self._failed:
+                asyncio.get_running_loop().call_soon(self._put_back)
+            self._failed.append(message)
             self._telemetry.message(message.topic, "retried")
             return
         if not self._heard:
             asyncio.get_running_loop().call_soon(self._deliver)
         self._heard.append(message)
+
+    def _put_back(self) -> None:
+        failed, self._failed = self._failed, []
+        self._queue.extendleft(reversed(failed))
+        self._wake.set()
 
     def _deliver(self) -> None:
         heard, self._heard = self._heard, []
