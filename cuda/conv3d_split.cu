@@ -283,11 +283,6 @@ EXPORT int vitals_conv3d_split(int version, const vitals::i64* geometry, int pie
   return launched();
 }
 
-// Rounds to half as the kernels do, for the checks: `count` floats to their bits and back.
-EXPORT void vitals_round_to_half(const float* from, int count, float* to) {
-  for (int i = 0; i < count; ++i) to[i] = __half2float(__float2half(from[i]));
-}
-
 #ifdef VITALSTREAM_MAIN
 namespace vitals {
 

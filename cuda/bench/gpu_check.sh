@@ -39,5 +39,5 @@ fi
 
 echo "== the operators against torch, on the device"
 cd "$root"
-"$python" -m models.ops "$root/cuda/build/libvitalstream_kernels.so"
+"$python" -m pytest -q tests/cuda_kernels
 echo "all right"
