@@ -8,8 +8,12 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-_WITHIN: Final = 0.97
-"""Share of the best throughput that a smaller batch must reach to be preferred."""
+_WITHIN: Final = 0.9
+"""Share of the best throughput that counts as the best."""
+_QUICK_S: Final = 0.02
+"""Of sizes that are as good, the largest that takes no longer: the fewer batches, the less the loop
+and the device's thread stand in each other's way, which a curve does not show.
+"""
 _SMALL: Final = 8
 """A cap below this must be much better than this: a cap chosen too small costs throughput for
 good.
@@ -50,12 +54,16 @@ class Curve:
         return row[at - 1] + (row[at] - row[at - 1]) * (size - left) / (right - left)
 
     def best(self, bins: int) -> int:
-        """The smallest batch size with (nearly) the best throughput, rarely below 8."""
+        """The largest quick batch size with (nearly) the best throughput, else the smallest;
+        rarely below 8.
+        """
         row = self.seconds[min(bisect_left(self.bins, bins), len(self.bins) - 1)]
         rates = [size / seconds for size, seconds in zip(self.sizes, row, strict=True)]
         most = max(rates)
-        measured = zip(self.sizes, rates, strict=True)
-        found = next(size for size, rate in measured if rate >= most * _WITHIN)
+        measured = zip(self.sizes, rates, row, strict=True)
+        good = [(size, seconds) for size, rate, seconds in measured if rate >= most * _WITHIN]
+        quick = [size for size, seconds in good if seconds <= _QUICK_S]
+        found = quick[-1] if quick else good[0][0]
         if found < _SMALL <= self.sizes[-1] and _SMALL / self.cost(_SMALL, bins) >= most * 0.7:
             return _SMALL
         return found

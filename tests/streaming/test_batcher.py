@@ -191,6 +191,13 @@ def test_the_cap_is_small_only_where_the_device_truly_is_slower() -> None:
     assert noisy.best(8) == 8 and slower.best(8) == 2
 
 
+def test_of_sizes_as_good_the_largest_quick_one_is_the_cap() -> None:
+    """Fewer batches cost the loop less, but none may hold up the others for long."""
+    flat = Curve((8,), (8, 16, 32, 64), ((0.004, 0.008, 0.016, 0.032),))
+    slow = Curve((8,), (8, 16, 32, 64), ((0.04, 0.08, 0.16, 0.32),))
+    assert flat.best(8) == 32 and slow.best(8) == 8
+
+
 def test_a_machine_that_is_busy_for_a_while_does_not_change_the_cap() -> None:
     """For the first 100 ms everything takes ten times as long; what is measured again is right."""
     now = 0.0
