@@ -30,6 +30,27 @@ def utilities(labels: NDArray[np.int8]) -> tuple[NDArray[np.float64], NDArray[np
     return silent, alarm
 
 
+def gains(
+    labels: NDArray[np.int8], hour: NDArray[np.int64], stay: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """What an alarm gains over silence in each row, 0 where the label is unknown.
+
+    Args:
+        labels: SepsisLabel of each row, -1 unknown; a septic stay's first 1 must be among them.
+        hour: Of each row, since admission; rows between may lack.
+        stay: Number of each row's stay; its rows stand together, in order.
+    """
+    out = np.where(labels >= 0, -0.05, 0.0)
+    for rows in np.split(np.arange(len(stay)), np.nonzero(np.diff(stay))[0] + 1):
+        septic = labels[rows] == 1
+        if septic.any():
+            d = hour[rows] - hour[rows[int(np.argmax(septic))]] + _OPTIMAL
+            rising = d <= _OPTIMAL
+            gain = np.where(rising, np.maximum(d / 6 + 2, -0.05), d / 9 + 5 / 3)
+            out[rows] = np.where(d <= _LATE, gain, 0.0)
+    return out
+
+
 def utility(stays: Sequence[tuple[NDArray[np.int8], NDArray[np.bool_]]]) -> float:
     """Normalised utility of (labels, alarms) of stays: 0 never alarms, 1 is perfect."""
     observed = best = none = 0.0
@@ -66,6 +87,17 @@ def discrimination(p: NDArray[np.float64], label: NDArray[np.bool_]) -> dict[str
             "calibration_slope": slope,
             "calibration_intercept": intercept,
             "mean_p": float(p.mean()),
+        }
+    return said
+
+
+def ranking(x: NDArray[np.float64], label: NDArray[np.bool_]) -> dict[str, float | int]:
+    """AUROC and AUPRC of anything that ranks."""
+    said: dict[str, float | int] = {"rows": len(x), "events": int(label.sum())}
+    if 0 < label.sum() < len(label):
+        said |= {
+            "auroc": float(roc_auc_score(label, x)),
+            "auprc": float(average_precision_score(label, x)),
         }
     return said
 

@@ -13,6 +13,8 @@ from models.features import Features
 from models.training.cache import SETS, build, folder_of
 from models.training.evaluate import calibrate, card_of, measure, part, without_outcome
 from models.training.fit import Plan, describe, fit
+from models.training.reference import compare
+from models.training.teacher import taught_of
 
 
 def _present(data: Path, sets: Sequence[str] | None) -> tuple[str, ...]:
@@ -57,14 +59,18 @@ def train(
     table = build(data, cache, used, limit, features, seed)
     plan = Plan(epochs=epochs, seed=seed)
     model = checkpoint.Calibrated()
-    model.network = fit(without_outcome(part(table, "train")), features, plan, cache)
-    calibrate(model, without_outcome(part(table, "calibrate")), seed)
+    rows = without_outcome(part(table, "train"))
+    model.network = fit(rows, features, plan, cache, taught_of(rows, seed, cache))
+    held = without_outcome(part(table, "calibrate"))
+    calibrate(model, held, seed)
     limited = "" if limit is None else f" --limit {limit}"
     command = (
         f"vitalstream train --data DATA --out OUT --sets {','.join(used)} --epochs {epochs}"
         f"{limited} --seed {seed}"
     )
-    measured = measure(model.eval(), part(table, "test"))
+    test = part(table, "test")
+    measured = measure(model.eval(), test)
+    measured["compared"] = compare(rows, held, test, features, seed)
     said = card_of(model, checkpoint.version(model), measured, command, describe(plan), used)
     checkpoint.save(model, out / "model.safetensors", said)
     return said
