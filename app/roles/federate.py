@@ -9,7 +9,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Mapping
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 _LINGER_S = 12.0
-"""Time in which the sites hear that all rounds are done."""
+"""Longest time in which the sites hear that all rounds are done."""
 
 commands = typer.Typer(
     help="Learn over hospitals that share no patient data.", no_args_is_help=True
@@ -88,7 +88,8 @@ class FederateServe:
             self._network, self._hub.model, self._settings.model, path, self._hub.status()
         )
         typer.echo(f"model {path}")
-        await asyncio.sleep(_LINGER_S)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._service.all_told(), _LINGER_S)
 
     async def drain(self, deadline: Deadline) -> None:
         """Close; all that was accepted is on disk already."""

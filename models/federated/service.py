@@ -57,6 +57,7 @@ class Service:
     ) -> None:
         self.hub, self._clock = hub, clock
         self._changed = asyncio.Condition()
+        self._told: set[str] = set()
         task = hub.round.state.task if hub.round else None
         size = 0 if task is None else task.numbers.wire_bytes(task.size)
         self._most_bytes = size + 65536 + 512 * len(hub.roster)
@@ -106,6 +107,11 @@ class Service:
         async with self._changed:
             await self._changed.wait_for(lambda: self.hub.finished)
 
+    async def all_told(self) -> None:
+        """Return when every hospital has heard that all rounds are done."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: self._told == self.hub.roster.keys())
+
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(0.1)
@@ -144,6 +150,9 @@ class Service:
         sender = _sender(request)
         await self._until(lambda: self.hub.finished or self.hub.offer(sender))
         if self.hub.finished:
+            self._told.add(sender)
+            async with self._changed:
+                self._changed.notify_all()
             return JSONResponse({"code": "finished", "detail": "all rounds are done"}, 410)
         task = self.hub.offer(sender)
         return Response(status_code=204) if task is None else _packed(task)

@@ -137,11 +137,12 @@ def _federate(folder: Path, sites: list[str], rounds: int) -> None:
                         [*base, *own, *where, str(folder / name)], stdout=log, stderr=log, text=True
                     )
                 )
-        for _ in server.stdout:
-            pass
         for process in started[1:]:
-            if process.wait(60) != 0:
+            # A site ends when it has heard that all rounds are done, or by a failure of its own.
+            if process.wait() != 0:
                 raise RuntimeError(f"a site failed; see the logs in {folder}")
+        if server.wait() != 0:
+            raise RuntimeError(f"the server failed; see {folder / 'server.log'}")
     finally:
         for process in started:
             process.kill()
