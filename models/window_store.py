@@ -46,6 +46,16 @@ class CellsLike(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class _Cells:
+    """`CellsLike`, as `recut` makes them."""
+
+    slot: NDArray[np.int32]
+    signal: NDArray[np.int16]
+    ts_ms: NDArray[np.int64]
+    value: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
 class Applied:
     """What became of values: stored in the long scale, superseded by a newer one of the bin, or
     too late.
@@ -141,6 +151,34 @@ class HostWindowStore:
     def set_case(self, slot: int, case: Any | None) -> None:
         """Change what is known of the case; the window stays as it is."""
         self._cases[slot] = case
+
+    def recut(self, slot: int, phase_ms: int) -> None:
+        """Cut a slot's bins at another phase, from the times of the values that its bins hold; a
+        value that stood alone in a bin stays, of two that now share one the newer does.
+        """
+        if phase_ms == self._phase[slot]:
+            return
+        newest = int(self._newest[slot])
+        found = [self._cells(slot, ring) for ring in self._rings] if newest >= 0 else []
+        self._empty(slot)
+        self._phase[slot] = phase_ms
+        if not found:
+            return
+        signal, ts, value = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        self.touch(np.array([slot], np.int32), np.array([newest]))
+        self.apply(_Cells(np.full(len(ts), slot, np.int32), signal, ts, value))
+
+    def _cells(
+        self, slot: int, ring: Ring
+    ) -> tuple[NDArray[np.int16], NDArray[np.int64], NDArray[np.float32]]:
+        """Signal, event time and value of what a slot's ring holds."""
+        head = self._head(np.array([slot], np.int32), ring)
+        rows = ring.rows(head, ring.bins)[0]
+        back, column = (ring.within[slot][rows] >= 0).nonzero()
+        index = int(head[0]) - ring.bins + 1 + back
+        within = ring.within[slot][rows[back], column]
+        ts = self._phase[slot] + index * ring.width + within
+        return ring.signals[column].astype(np.int16), ts, ring.value[slot][rows[back], column]
 
     def close(self, slot: int) -> None:
         """Empty a slot; it may be given to another bed."""

@@ -67,6 +67,9 @@ class WindowStore(Protocol):
     def set_case(self, slot: int, case: Any | None) -> None:
         """Change what is known of the case; the window stays as it is."""
 
+    def recut(self, slot: int, phase_ms: int) -> None:
+        """Cut the bins at another phase, from the times of the values that they hold."""
+
     def close(self, slot: int) -> None:
         """Empty a slot; it may be given to another bed."""
 

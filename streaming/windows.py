@@ -199,6 +199,8 @@ class Windows:
             emptied = bed.closed and self._empty(bed)
             if bed.slot >= 0:
                 bed.home.store.set_case(bed.slot, case)
+                # An observation may come before the record of its case: the bins follow.
+                bed.home.store.recut(bed.slot, bed.phase_ms)
         bed.set_floor()
         return bed if emptied else None
 
@@ -250,6 +252,8 @@ class Windows:
                 bed.case_id, bed.case, bed.closed = snapshot.case_id, None, False
                 bed.since_ms = snapshot.since_ms
             bed.home.store.set_case(slot, bed.case)
+            if bed.case is not None:
+                bed.home.store.recut(slot, bed.phase_ms)
         elif snapshot.case_id is not None and snapshot.case_id != recorded:
             earlier.append(snapshot.case_id)
         bed.previous = [case_id for case_id in dict.fromkeys(earlier) if case_id != bed.case_id]

@@ -364,3 +364,42 @@ def test_a_senseless_scale_is_refused(scale: dict) -> None:
     """Widths and bins are positive, signals known and distinct."""
     with pytest.raises(ValueError, match="scale"):
         Scale(**{"name": "x", "width_ms": 1, "bins": 1, "signals": VITALS, **scale})
+
+
+@given(st.integers(0, 10 * HOUR_MS), st.data())
+def test_bins_cut_anew_hold_what_was_fed_one_value_a_bin(
+    phase_ms: int, data: st.DataObject
+) -> None:
+    """Rows an hour and more apart, cut at the epoch first and at the admission then, are the same
+    window as if the admission had been known from the start.
+    """
+    gaps = data.draw(st.lists(st.integers(HOUR_MS, 3 * HOUR_MS), min_size=1, max_size=20))
+    times = 20 * HOUR_MS + np.cumsum(gaps)
+    one = np.zeros(1, np.int32)
+    known, late = HostWindowStore(GRID, 1), HostWindowStore(GRID, 1)
+    known.open(0, phase_ms, None)
+    late.open(0, 0, None)
+    for store in (known, late):
+        for i, ts in enumerate(times.tolist()):
+            store.touch(one, np.array([ts]))
+            store.apply(
+                Cells(
+                    np.zeros(2, np.int32),
+                    np.array([0, 20], np.int16),
+                    np.array([ts, ts]),
+                    np.array([60 + i, 2 + i], np.float32),
+                )
+            )
+    late.recut(0, phase_ms)
+
+    assert late.snapshot(0) == known.snapshot(0)
+    np.testing.assert_array_equal(late.gather(one).newest_age_ms, known.gather(one).newest_age_ms)
+
+
+def test_an_empty_window_can_be_cut_anew() -> None:
+    """Nothing was measured yet when the admission became known."""
+    store = HostWindowStore(GRID, 1)
+    store.open(0, 0, None)
+    store.recut(0, 5 * HOUR_MS)
+
+    assert store.phase_ms(np.zeros(1, np.int32))[0] == 5 * HOUR_MS

@@ -454,3 +454,18 @@ def test_a_window_is_the_values_of_its_case(actions: list) -> None:
         for _, values in sorted(said, key=lambda s: s[0]):
             expected |= {INDEX[k]: v for k, v in values.items()}
         assert ward.values(bed_id) == expected
+
+
+def test_a_case_known_late_cuts_the_bins_at_its_admission() -> None:
+    """The observation came before the record of its case: the bins follow, the values stay."""
+    home = OneHome()
+    windows = Windows(lambda _: home, GRID.digest)
+    windows.observe(observations([Message(case_id="c1", ts_ms=NOW)]), 0, NOW)
+    bed = next(iter(windows))
+    admitted = NOW - 90 * 60_000
+    windows.case("A", 0, Case("A", "c1", "open", admitted), NOW)
+
+    gathered = home.store.gather(np.array([bed.slot], np.int32))
+    assert gathered.phase_ms[0] == admitted
+    assert gathered.newest_value[0, HR] == 80
+    assert gathered.hours[0, -1, HR] == 80
