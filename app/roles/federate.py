@@ -173,6 +173,8 @@ def serve(
     strategy: Annotated[str, typer.Option(help="fedavg or fedadam.")] = "fedavg",
     rate: Annotated[float | None, typer.Option(help="Server's learning rate.")] = None,
     bits: Annotated[int, typer.Option(help="Bits of a parameter on the wire: 24 or 32.")] = 32,
+    clip: Annotated[float, typer.Option(help="Bound of an entry of an update.")] = 1.0,
+    max_weight: Annotated[int, typer.Option(help="Rows of a hospital that count.")] = 100_000,
     threshold: Annotated[int, typer.Option(help="Fewest hospitals; 0: two thirds.")] = 0,
     gather_s: Annotated[float, typer.Option(help="Wait for slow hospitals.")] = 600.0,
     phase_s: Annotated[float, typer.Option(help="Time of each later phase.")] = 60.0,
@@ -196,6 +198,8 @@ def serve(
             federation=learning.federation(settings.model),
             rounds=rounds,
             bits=bits,  # type: ignore[arg-type]
+            clip=clip,
+            max_weight=max_weight,
             threshold=threshold,
             gather_s=gather_s,
             phase_s=phase_s,

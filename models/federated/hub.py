@@ -48,7 +48,7 @@ class Plan:
     rounds: int = 20
     bits: Literal[24, 32] = 32
     clip: float = 1.0
-    max_weight: int = 1_000_000
+    max_weight: int = 100_000
     threshold: int = 0
     gather_s: float = 600.0
     phase_s: float = 60.0

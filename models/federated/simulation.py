@@ -24,7 +24,7 @@ from models.training.metrics import discrimination
 
 _LEAST_ROWS: Final = 200
 _FRESH: Final = 7
-_START: Final = "start/model.safetensors"
+START: Final = "start/model.safetensors"
 
 
 def sites_of(table: Table) -> dict[str, NDArray[np.bool_]]:
@@ -81,7 +81,7 @@ def simulate(
     yield f"{len(sites)} sites: " + ", ".join(f"{n} {int(r.sum())}" for n, r in sites.items())
     # The start has the typical values that these rows were made with.
     learning.save(
-        network, learning.flat(network), None, folder / _START, {"succeeded": 0, "federation": ""}
+        network, learning.flat(network), None, folder / START, {"succeeded": 0, "federation": ""}
     )
     for name, rows in sites.items():
         learning.write(folder / name / learning.ROWS, train.select(rows))
@@ -92,14 +92,14 @@ def compare(
     folder: Path, sites: list[str], train: Table, test: Table, rounds: int
 ) -> Iterator[str]:
     """The three ways over sites whose rows lie in their folders."""
-    start, _ = learning.base(folder / _START, _FRESH)
+    start, _ = learning.base(folder / START, _FRESH)
     at = learning.flat(start)
-    _federate(folder, sites, rounds)
+    federate(folder, sites, rounds)
     federated, _ = learning.base(folder / "hub" / "model.safetensors", None)
     yield _line("federated", auroc(federated, test))
     for name in ("pooled", *sites):
         rows = train if name == "pooled" else learning.read(folder / name / learning.ROWS)
-        network, _ = learning.base(folder / _START, _FRESH)
+        network, _ = learning.base(folder / START, _FRESH)
         learner, vector = learning.NetworkLearner(network, rows, rate=1e-3), at.copy()
         for number in range(1, rounds + 1):
             vector = vector + learner.train(vector, number)[0]
@@ -107,14 +107,14 @@ def compare(
         yield _line(name if name == "pooled" else f"local {name}", auroc(network, test))
 
 
-def _federate(folder: Path, sites: list[str], rounds: int) -> None:
-    """Server and sites as processes; returns when all have ended well."""
+def federate(folder: Path, sites: list[str], rounds: int) -> None:
+    """Server and sites as processes; returns when all have ended well, the model in `hub`."""
     keys = folder / "certificates"
     if not (keys / "roster.json").exists():
         certificates.make(keys, sites)
     base = [sys.executable, "-m", "app.cli", "federate"]
     serve = ["serve", "--port", "0", "--fresh", str(_FRESH), "--rounds", str(rounds)]
-    where = ["--certificates", str(keys), "--model", str(folder / _START), "--folder"]
+    where = ["--certificates", str(keys), "--model", str(folder / START), "--folder"]
     started: list[subprocess.Popen[str]] = []
     try:
         with (folder / "server.log").open("w") as log:
