@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import cast
@@ -17,6 +18,8 @@ from streaming.pipeline import Options, Pipeline
 from streaming.telemetry import SILENT, Telemetry
 
 log = structlog.get_logger(__name__)
+
+SWITCH_S = 0.0002
 
 LoadModel = Callable[[Path | None, str, int], Model]
 
@@ -61,6 +64,9 @@ class Worker:
             KafkaError: No broker answers.
         """
         settings = self._settings
+        # The network's thread asks for the interpreter after each of its short operations; with the
+        # default of 5 ms the loop would keep it waiting longer than the network computes.
+        sys.setswitchinterval(SWITCH_S)
         models = await asyncio.to_thread(self._models)
         self._pipeline = Pipeline(
             self._servers,
