@@ -49,9 +49,11 @@ async def page(port: int, read: list[int]) -> None:
     raise SystemExit("a stream ended")
 
 
-async def ask(port: int, beds: list[str], every_s: float, took: dict[str, list[float]]) -> None:
+async def ask(
+    port: int, beds: list[str], every_s: float, took: dict[str, list[float]], seed: int
+) -> None:
     """One clinician's requests, at random moments."""
-    rng = random.Random(id(took) + port)
+    rng = random.Random(seed)
     while True:
         await asyncio.sleep(rng.expovariate(1 / every_s))
         route = rng.choices(list(ROUTES), WEIGHTS)[0]
@@ -82,8 +84,8 @@ async def measure(product: Product, options: argparse.Namespace) -> dict[str, ob
     await asyncio.sleep(options.settle)
     before, read[0] = product.cpu(), 0
     tasks += [
-        asyncio.create_task(ask(product.port, beds, options.every, took))
-        for _ in range(options.pages)
+        asyncio.create_task(ask(product.port, beds, options.every, took, number))
+        for number in range(options.pages)
     ]
     await asyncio.sleep(options.seconds)
     if failed := [task for task in tasks if task.done()]:
