@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 BINS: Final = 12
-_WIDEN: Final = 3.0
+WIDEN: Final = 3.0
 _LEAST: Final = 0.05
 _DRAWS: Final = 200
 _Z: Final = 1.645
@@ -56,7 +56,7 @@ class Calibration(nn.Module):
         left, start = self.knots[risk, at - 1], self.width[risk, at - 1]
         part = ((log_odds - left) / (self.knots[risk, at] - left)).clamp(0.0, 1.0)
         half = start + (self.width[risk, at] - start) * part
-        half = half * (1.0 + _WIDEN * novelty.double()).unsqueeze(1)
+        half = half * (1.0 + WIDEN * novelty.double()).unsqueeze(1)
         return (
             torch.sigmoid(log_odds),
             torch.sigmoid(log_odds - half),

@@ -85,7 +85,7 @@ SKEWED: Final = frozenset(
 )
 """Long-tailed: x / (x + typical) is used for x."""
 _CLIP: Final = 6.0
-_AGE_MS: Final = 6.0 * HOUR_MS
+AGE_MS: Final = 6.0 * HOUR_MS
 
 
 def flags(problems: list[str]) -> tuple[bool, bool, bool]:
@@ -225,7 +225,7 @@ class Features(nn.Module):
         rate = weight * (1.0 - self.decay_K).reshape(1, -1, 1)
         known = ~newest.isnan()
         last = torch.where(known, self.standard(newest), 0.0)
-        old = torch.where(known, age_ms / (age_ms + _AGE_MS), 1.0)
+        old = torch.where(known, age_ms / (age_ms + AGE_MS), 1.0)
         signals = torch.stack(
             [
                 last,
