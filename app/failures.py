@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from app.settings import BadSetting
+
+class BadSetting(ValueError):
+    """A setting that stops the start: names the setting, the value and what is allowed."""
 
 
 def explain(error: Exception) -> tuple[int, str]:

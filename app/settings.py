@@ -15,9 +15,9 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from app.failures import BadSetting
 
-class BadSetting(ValueError):
-    """A setting that stops the start: names the setting, the value and what is allowed."""
+__all__ = ["BadSetting", "Settings", "load", "masked"]
 
 
 class Settings(BaseSettings):

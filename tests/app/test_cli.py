@@ -93,7 +93,7 @@ def test_every_command_explains_its_options() -> None:
     text = call("--help").stdout
     for command in ("run", "worker", "ward", "api", "simulate", "replay", "train", "evaluate"):
         assert command in text
-    heavy = "('torch', 'fastapi', 'aiokafka')"
+    heavy = "('torch', 'fastapi', 'aiokafka', 'pydantic', 'structlog')"
     probe = f"import sys, app.cli; print([m for m in {heavy} if m in sys.modules])"
     loaded = subprocess.run(
         [sys.executable, "-c", probe], cwd=ROOT, capture_output=True, text=True, timeout=60
