@@ -25,7 +25,8 @@ help: ## Say what there is
 run: install ## Set everything up and start the whole product on http://127.0.0.1:8000
 	@exec $(BIN)/vitalstream run $(ARGS)
 
-install: $(VENV)/.installed $(WEB)/dist/index.html ## Set up .venv with .venv/bin/vitalstream, page built
+install: $(VENV)/.installed $(WEB)/dist/index.html ## Set up .venv with .venv/bin/vitalstream, serving engine and page built
+	@$(BIN)/python models/native/build.py
 
 test: system install $(VENV)/.installed-dev deploy/kafka/target/.resolved $(WEB)/node_modules/.installed ## Set everything up and run all tests
 	@$(NODE_PATH_SET); cd $(WEB) && npm test --silent
@@ -76,4 +77,4 @@ lock: | $(BIN)/uv ## Renew requirements.lock and requirements-dev.lock from pypr
 	@$(BIN)/uv pip compile -q --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --extra dev -c requirements.lock pyproject.toml -o requirements-dev.lock
 
 clean: ## Remove what was installed and built here
-	@rm -rf $(VENV) $(WEB)/node_modules $(WEB)/dist deploy/kafka/target build *.egg-info
+	@rm -rf $(VENV) $(WEB)/node_modules $(WEB)/dist deploy/kafka/target models/native/built build *.egg-info

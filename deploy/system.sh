@@ -16,6 +16,7 @@ need maven mvn
 need postgresql '/usr/lib/postgresql/*/bin/initdb'
 need chromium chromium
 need prometheus promtool
+need g++ c++ g++ clang++
 
 [ ${#missing[@]} -eq 0 ] && exit 0
 if [ "$(id -u)" -eq 0 ]; then as_root=(); elif sudo -n true 2>/dev/null; then as_root=(sudo -n); else

@@ -1,8 +1,10 @@
 """The model as the stream runs it: `streaming.model.Model` by structure.
 
-A row's numbers have the same bits in whatever batch it stands: features are made of correctly
-rounded element-wise operations, and everything after them runs in blocks of one fixed shape, the
-last one filled up with zeros, so that each row meets the same kernels.
+On a CPU the serving engine (`models.native`) works a batch out in one call; on a GPU, and where the
+engine was not built, PyTorch does. A row's numbers have the same bits in whatever batch it stands:
+the engine takes rows one by one; PyTorch's features are made of correctly rounded element-wise
+operations, and everything after them runs in blocks of one fixed shape, the last one filled up with
+zeros, so that each row meets the same kernels.
 
 Axes: B windows, S signals, R risks, E experts, K drivers, C scores.
 """
@@ -11,13 +13,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from models import checkpoint, explain
+from models import checkpoint, explain, native
 from models.config import GRID
 from models.features import CaseCache, of_cases
 from models.moe import EXPERTS, mixed, shares
@@ -35,6 +37,9 @@ _PACK: Final = 64
 """Variants of rows (`models.serving`) whose experts run at once."""
 _GPU_PACK: Final = 16_384
 _SPOKEN: Final = [INDEX[name] for name in ("hr", "spo2", "temp", "sbp", "map", "dbp", "resp")]
+
+
+Engine = Literal["auto", "native", "torch"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +61,10 @@ class Predictions:
     driver_effect: NDArray[np.float64]
 
 
+class EngineMissing(RuntimeError):
+    """The serving engine was asked for and was not built."""
+
+
 class Predictor:
     """One device's copy of the network with its calibration, scores and drivers.
 
@@ -64,6 +73,13 @@ class Predictor:
         version: What names these weights.
         device: `cpu`, or `cuda:N`.
         threads: Threads of the network on a CPU; PyTorch keeps one number for the process.
+        engine: What computes on a CPU; `auto` is `native` where that was built.
+
+    Attributes:
+        engine: What computes: `native` or `torch`.
+
+    Raises:
+        EngineMissing: `native` was asked for and is not there.
     """
 
     name = checkpoint.NAME
@@ -75,7 +91,12 @@ class Predictor:
     length_buckets = (4, 12, 24, 48, 72)
 
     def __init__(
-        self, model: checkpoint.Calibrated, version: str, device: str = "cpu", threads: int = 1
+        self,
+        model: checkpoint.Calibrated,
+        version: str,
+        device: str = "cpu",
+        threads: int = 1,
+        engine: Engine = "auto",
     ) -> None:
         self.version = version
         self.device = device
@@ -85,6 +106,11 @@ class Predictor:
         pack = _PACK if device == "cpu" else _GPU_PACK
         self._serving = Serving(self._model, self._block, pack)
         self._cases = CaseCache()
+        there = device == "cpu" and native.available()
+        if engine == "native" and not there:
+            raise EngineMissing(f"no serving engine for {device}: `make install` builds it")
+        self._native = native.Native(self._model, threads) if there and engine != "torch" else None
+        self.engine = "torch" if self._native is None else "native"
 
     def store(self, capacity: int) -> HostWindowStore:
         """A window store on this model's grid."""
@@ -92,10 +118,15 @@ class Predictor:
 
     def predict(self, windows: Windows) -> Predictions:
         """Predict a gathered batch. Blocks; called in the device's thread."""
-        if self.device == "cpu" and torch.get_num_threads() != self._threads:
-            torch.set_num_threads(self._threads)
-        with torch.inference_mode():
-            out = self._network(windows)
+        static = np.stack([self._cases(case) for case in windows.cases])
+        case = of_cases(static, windows.newest_ms, windows.phase_ms)
+        if self._native is not None:
+            out = self._native.predict(windows, case)
+        else:
+            if self.device == "cpu" and torch.get_num_threads() != self._threads:
+                torch.set_num_threads(self._threads)
+            with torch.inference_mode():
+                out = self._network(windows, case)
         spoken = (windows.newest_age_ms[:, _SPOKEN] >= 0).sum(1) > 0
         scale = np.array([getattr(c, "spo2_scale", None) or 1 for c in windows.cases], np.int64)
         score, missing = score_of(windows.newest_value, scale)
@@ -115,11 +146,9 @@ class Predictor:
             driver_effect=out["driver_effect"],
         )
 
-    def _network(self, windows: Windows) -> dict[str, NDArray[Any]]:
-        """The network's answer of every row, by the names of `Predictions`."""
+    def _network(self, windows: Windows, case: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
+        """PyTorch's answer of every row, by the names of `Predictions`."""
         size = len(windows.cases)
-        static = np.stack([self._cases(case) for case in windows.cases])
-        case = of_cases(static, windows.newest_ms, windows.phase_ms)
         features, block = self._model.network.features, self._block
         raws: list[Raw] = []
         for start in range(0, size, block):

@@ -130,7 +130,8 @@ async def _model(settings: Settings) -> Finding:
         models = [predictor.load(settings.model, name, settings.threads) for name in names]
         first = models[0]
         return (
-            f"{first.name} {first.version} on {', '.join(m.device for m in models)}; "
+            f"{first.name} {first.version} on "
+            f"{', '.join(f'{m.device} ({m.engine} engine)' for m in models)}; "
             "kernels: torch reference"
         )
 

@@ -28,7 +28,9 @@ def _load(path: Path | None, device: str, threads: int) -> Model:
     # Imported late: torch takes seconds, and a bad setting is to be told at once.
     from models import predictor
 
-    return cast("Model", predictor.load(path, device, threads))
+    model = predictor.load(path, device, threads)
+    log.info("model loaded", version=model.version, device=model.device, engine=model.engine)
+    return cast("Model", model)
 
 
 class Worker:

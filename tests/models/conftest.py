@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from models import native
 from models.checkpoint import Calibrated
 from models.config import HOUR_MS
 from models.data import Admission, Labels, Stay
@@ -85,11 +86,13 @@ def ward() -> Ward:
     return Ward()
 
 
-@pytest.fixture(scope="module")
-def predictor() -> Predictor:
-    """A network with weights by seed."""
+@pytest.fixture(scope="module", params=["native", "torch"])
+def predictor(request: pytest.FixtureRequest, require) -> Predictor:
+    """A network with weights by seed, on the serving engine and on PyTorch."""
+    if request.param == "native":
+        require("serving engine", native.available(), "models/native/build.py builds it")
     torch.manual_seed(3)
     model = Calibrated()
     model.network.features.centre_S.copy_(torch.from_numpy((LOW + HIGH) / 2))
     model.network.features.spread_S.copy_(torch.from_numpy((HIGH - LOW) / 3))
-    return Predictor(model, "test")
+    return Predictor(model, "test", engine=request.param)

@@ -1,0 +1,111 @@
+// One call from gathered windows to numbers on a CPU. The plain meaning of every step is in Python:
+// models/features.py, novelty.py, network.py, moe.py, trees.py, calibration.py, explain.py.
+//
+// Features are made in features.cpp, which is compiled without fused multiply-add: its bits are those
+// of the torch reference. The network (network.cpp) may fuse; it meets the reference within rounding.
+// Each row is worked out by itself, by the same instructions wherever it stands in a batch.
+#pragma once
+#include <cstdint>
+
+namespace vitalstream {
+
+// Sixteen floats; the compiler lowers them to what the machine has.
+typedef float f16 __attribute__((vector_size(64)));
+typedef int32_t i16 __attribute__((vector_size(64)));
+
+constexpr int LANES = 16;
+constexpr int MEMORIES = 3;
+constexpr int D = 10;  // features of a signal
+constexpr int E = 4;   // features of a vital's minutes
+constexpr int EXPERTS = 4;
+constexpr int MAX_SIGNALS = 64;
+constexpr int MAX_VITALS = 16;
+constexpr int MAX_BINS = 256;
+constexpr int MAX_RISKS = 4;
+constexpr float CLIP = 6.0f;
+
+inline int padded(int n) { return (n + LANES - 1) / LANES * LANES; }
+
+// Everything that does not change between calls. All pointers stay the caller's.
+struct Model {
+    // Sizes: signals, vitals, case features, risks.
+    int32_t signals, vitals, cases, risks;
+    // Features.
+    const float *typical, *centre, *spread;  // [signals]
+    const uint8_t *skewed;                   // [signals]
+    const int32_t *vital_at;                 // [vitals], index of each among the signals
+    float decay[MEMORIES];
+    float age_ms;
+    float absent[D];
+    // First layer: columns of the experts side by side, then the gate's, each padded to LANES.
+    int32_t width, gate_at, gate_width;
+    const float *base;        // [width]: bias and what signals say that were never measured
+    const float *of_signals;  // [signals, D, width]
+    const float *of_minutes;  // [vitals, E, width]
+    const float *of_case;     // [cases, width]
+    // Gate.
+    const float *gate, *gate_bias;  // [gate_width, EXPERTS], [EXPERTS]
+    float always, steep;
+    // Experts: first[i] .. the i-th's columns of the hidden units and of the inner ones.
+    int32_t hidden_at[EXPERTS], hidden_of[EXPERTS], inner_at[EXPERTS], inner_of[EXPERTS];
+    int32_t inner;                 // all inner units
+    const float *body[EXPERTS];    // [hidden_of, inner_of]
+    const float *body_bias;        // [inner]
+    const float *heads;            // [inner, LANES]: expert by risk, the rest 0
+    const float *heads_bias;       // [LANES]
+    // Novelty.
+    int32_t knots;
+    const float *knot, *level;  // [knots]
+    // Trees, sorted by risk: those of risk r are trees_at[r] .. trees_at[r + 1].
+    int32_t trees, nodes, leaves;
+    int32_t trees_at[MAX_RISKS + 1];
+    const int32_t *tree_feature, *tree_left, *tree_right;  // [trees, nodes]
+    const float *tree_threshold;                           // [trees, nodes]
+    const float *tree_leaf;                                // [trees, leaves]
+    const int32_t *tree_signal;                            // of each flat feature, -1 for the case
+    const float *tree_absent;                              // each flat feature of an absent signal
+    // Calibration, [risks] or [risks, bins].
+    int32_t bins;
+    double widen;
+    const double *blend_network, *blend_trees, *slope, *intercept, *threshold, *limit;
+    const double *bound_knot, *bound_width;
+    int32_t drivers;
+};
+
+// One batch, as gathered: B windows, T bins of the long scale, M of the short one.
+struct Batch {
+    int32_t size, bins, minute_bins;
+    const float *hours;         // [B, T, signals]
+    const float *minutes;       // [B, M, vitals]
+    const float *newest;        // [B, signals]
+    const int64_t *age_ms;      // [B, signals]
+    const int32_t *length;      // [B]
+    const float *cases;         // [B, cases]
+};
+
+struct Answer {
+    double *p, *low, *high;      // [B, risks]
+    uint8_t *positive;           // [B, risks]
+    double *share;               // [B, EXPERTS]
+    double *novelty;             // [B]
+    int16_t *driver;             // [B, drivers]
+    double *effect;              // [B, drivers]
+    double *log_odds;            // [B, risks]
+};
+
+// Features of one window.
+struct Seen {
+    alignas(64) float signal[D][MAX_SIGNALS];
+    alignas(64) float minute[E][MAX_VITALS];
+};
+
+// Features of row `row` of a batch.
+void features(const Model &model, const Batch &batch, int row, Seen &seen);
+
+// Log-odds of the trees of one risk for flat features.
+double trees_of(const Model &model, int risk, const float *x);
+
+// What the trees of one risk say more than without each signal, added to gain[signals].
+void tree_effects(const Model &model, int risk, const float *x, double *gain);
+
+}  // namespace vitalstream
