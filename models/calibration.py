@@ -1,6 +1,7 @@
 """From logits to calibrated probabilities with bounds, and the thresholds that are shipped.
 
-Calibration is Platt's: slope and intercept on the logit, fitted on patients that trained nothing.
+What the network and the trees say is blended, by weights of each risk's own. Calibration is
+Platt's: slope and intercept on the blended logit, fitted on patients that trained nothing.
 Bounds are the 90 % band of the calibration curve: patients of the calibration split are resampled,
 the observed rate of each bin of the risk is taken each time, and the half-width on the log-odds
 scale is kept per bin. A novel window widens it, up to four times at a novelty of 1.
@@ -25,8 +26,16 @@ _Z: Final = 1.645
 
 
 class Calibration(nn.Module):
-    """One calibration for each risk."""
+    """One blend and one calibration for each risk.
 
+    Attributes:
+        blend: Weight of the network's logits and of the trees', float64[R, 2].
+        slope: Of the blended logit, float64[R]; intercept the same.
+        threshold: Alarm at or above this probability, float64[R].
+        knots: Log-odds at which `width`, the half-width of the bounds, is known; float64[R, J].
+    """
+
+    blend: Tensor
     slope: Tensor
     intercept: Tensor
     threshold: Tensor
@@ -36,6 +45,8 @@ class Calibration(nn.Module):
     def __init__(self, risks: int) -> None:
         super().__init__()
         double = torch.float64
+        alone = torch.tensor([[1.0, 0.0]], dtype=double)
+        self.register_buffer("blend", alone.repeat(risks, 1))
         self.register_buffer("slope", torch.ones(risks, dtype=double))
         self.register_buffer("intercept", torch.zeros(risks, dtype=double))
         self.register_buffer("threshold", torch.full((risks,), 0.5, dtype=double))
@@ -44,9 +55,19 @@ class Calibration(nn.Module):
         )
         self.register_buffer("width", torch.ones((risks, BINS), dtype=double))
 
-    def log_odds(self, logits: Tensor) -> Tensor:
-        """Calibrated log-odds, float64[…, R]."""
-        return logits.double() * self.slope + self.intercept
+    def blended(self, logits: Tensor, tree_logits: Tensor | None = None) -> Tensor:
+        """Network and trees, float64[…, R]; without trees' logits they count as 0."""
+        blended = self.blend[:, 0] * logits.double()
+        return blended if tree_logits is None else blended + self.blend[:, 1] * tree_logits
+
+    def log_odds(self, logits: Tensor, tree_logits: Tensor | None = None) -> Tensor:
+        """Calibrated log-odds, float64[…, R].
+
+        Args:
+            logits: Of the network, [..., R].
+            tree_logits: Of the trees, float64[..., R]; needed where the model has any.
+        """
+        return self.blended(logits, tree_logits) * self.slope + self.intercept
 
     def bounds(self, log_odds: Tensor, novelty: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """p, low and high, float64[B, R]."""

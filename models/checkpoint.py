@@ -17,9 +17,10 @@ from torch import Tensor, nn
 
 from models.calibration import Calibration
 from models.config import GRID
-from models.network import RISKS, Network, NetworkConfig
+from models.network import RISKS, Network, NetworkConfig, Said, flat
+from models.trees import Trees
 
-FORMAT: Final = "vitalstream-1"
+FORMAT: Final = "vitalstream-2"
 NAME: Final = "vitalstream-moe"
 EDITION: Final = "1.0.0"
 SHIPPED: Final = Path(__file__).parent / "weights" / "model.safetensors"
@@ -31,12 +32,19 @@ class BadCheckpoint(ValueError):
 
 
 class Calibrated(nn.Module):
-    """The network and its calibration: what a checkpoint holds."""
+    """The network, the trees and their calibration: what a checkpoint holds."""
 
-    def __init__(self, config: NetworkConfig | None = None) -> None:
+    def __init__(self, config: NetworkConfig | None = None, trees: Trees | None = None) -> None:
         super().__init__()
         self.network = Network(config)
+        self.trees = Trees(len(RISKS)) if trees is None else trees
         self.calibration = Calibration(len(RISKS))
+
+    def forward(self, signals: Tensor, minutes: Tensor, case: Tensor) -> tuple[Tensor, Said]:
+        """Calibrated log-odds, float64[B, R], and what the network says, of features."""
+        said: Said = self.network(signals, minutes, case)
+        trees = self.trees(flat(signals, minutes, case))
+        return self.calibration.log_odds(said.logits, trees), said
 
 
 def digest(tensors: dict[str, Tensor], config: str) -> str:
@@ -55,7 +63,12 @@ def version_of(tensor_digest: str) -> str:
 
 
 def _config(model: Calibrated) -> str:
-    said = {"format": FORMAT, "grid": GRID.digest, "network": model.network.config.as_json()}
+    said = {
+        "format": FORMAT,
+        "grid": GRID.digest,
+        "network": model.network.config.as_json(),
+        "trees": model.trees.shape,
+    }
     return json.dumps(said, sort_keys=True)
 
 
@@ -106,7 +119,8 @@ def load(path: Path) -> tuple[Calibrated, str]:
         found = hashlib.sha256(card.read_bytes()).hexdigest()
         if found != metadata["card"]:
             raise BadCheckpoint(f"{card}: not the card of {path.name}")
-    model = Calibrated(NetworkConfig.of_json(said["network"]))
+    trees = Trees(len(RISKS), *said["trees"])
+    model = Calibrated(NetworkConfig.of_json(said["network"]), trees)
     model.load_state_dict(tensors)
     return model.eval(), version_of(metadata["digest"])
 

@@ -2,8 +2,8 @@
 
 The effect of a signal is the calibrated log-odds minus what they would be had it never been
 measured, the rest of the window and the experts' shares as they are. The leading risk is the one
-highest above its threshold, in log-odds. Exact, not sampled: it is the network itself, run once
-for every signal.
+highest above its threshold, in log-odds. Exact, not sampled: it is the network and the trees
+themselves, run once for every signal.
 
 Axes: B windows, S signals, R risks, K drivers.
 """
@@ -16,22 +16,22 @@ import torch
 from torch import Tensor
 
 from models.calibration import Calibration
-from models.network import Network, Said
+from models.checkpoint import Calibrated
+from models.features import VITAL_AT
+from models.network import Said, flat
 from models.signals import COUNT
 
 DRIVERS: Final = 5
 
 
 def effects(
-    network: Network,
-    calibration: Calibration,
-    said: Said,
-    log_odds: Tensor,
-    signals: Tensor,
-    minutes: Tensor,
+    model: Calibrated, said: Said, log_odds: Tensor, signals: Tensor, minutes: Tensor, case: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Strongest signals [B, K], -1 where fewer, and their effects in log-odds, float64[B, K]."""
-    without = calibration.log_odds(network.without(said, signals, minutes))
+    calibration = model.calibration
+    without = calibration.log_odds(
+        model.network.without(said, signals, minutes), trees_without(model, signals, minutes, case)
+    )
     leading = (log_odds - calibration.limit).argmax(1)
     pick = leading.reshape(-1, 1, 1).expand(-1, without.shape[1], 1)
     effect = log_odds.gather(1, leading.unsqueeze(1)) - without.gather(2, pick)[:, :, 0]
@@ -40,6 +40,18 @@ def effects(
     order = strength.argsort(dim=1, descending=True, stable=True)[:, :DRIVERS]
     there = known.gather(1, order)
     return torch.where(there, order, -1), torch.where(there, effect.gather(1, order), 0.0)
+
+
+def trees_without(model: Calibrated, signals: Tensor, minutes: Tensor, case: Tensor) -> Tensor:
+    """Log-odds of the trees [B, S, R] had each signal never been measured."""
+    each = []
+    for signal in range(COUNT):
+        gone, less = signals.clone(), minutes.clone()
+        gone[:, signal] = model.network.absent_D
+        if signal in VITAL_AT:
+            less[:, VITAL_AT.index(signal)] = 0.0
+        each.append(model.trees(flat(gone, less, case)))
+    return torch.stack(each, 1)
 
 
 def strongest(

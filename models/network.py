@@ -61,6 +61,12 @@ class Said:
     hidden: Tensor
 
 
+def flat(signals: Tensor, minutes: Tensor, case: Tensor) -> Tensor:
+    """All features of rows side by side, float32[B, S * D + V * E + F]."""
+    size = len(signals)
+    return torch.cat([signals.reshape(size, -1), minutes.reshape(size, -1), case], 1)
+
+
 class Network(nn.Module):
     """Features, novelty, gate and experts."""
 
@@ -85,8 +91,7 @@ class Network(nn.Module):
     def forward(self, signals: Tensor, minutes: Tensor, case: Tensor) -> Said:
         """Logits of features [B, S, D], [B, V, E] and [B, F]."""
         size = len(signals)
-        x = torch.cat([signals.reshape(size, -1), minutes.reshape(size, -1), case], 1)
-        hidden = torch.addmm(self.bias, x, self._first())
+        hidden = torch.addmm(self.bias, flat(signals, minutes, case), self._first())
         novelty = self.novelty(signals)
         slow = torch.cat([signals[:, :, list(SLOW)].reshape(size, -1), case], 1)
         gate = self.gate(slow, novelty)

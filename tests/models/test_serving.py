@@ -25,10 +25,9 @@ def test_served_numbers_are_the_networks(predictor: Predictor, ward) -> None:
         signals, minutes = network.features.of_windows(windows, slice(None))
         static = np.stack([predictor._cases(case) for case in windows.cases])
         case = torch.from_numpy(of_cases(static, windows.newest_ms, windows.phase_ms))
-        said = network(signals, minutes, case)
-        log_odds = calibration.log_odds(said.logits)
+        log_odds, said = model(signals, minutes, case)
         p, low, high = calibration.bounds(log_odds, said.novelty)
-        _, effect = explain.effects(network, calibration, said, log_odds, signals, minutes)
+        _, effect = explain.effects(model, said, log_odds, signals, minutes, case)
     for ours, reference in (
         (served.p, p),
         (served.low, low),
