@@ -1,0 +1,116 @@
+"""What is asked of the model, on which rows, and who else answers there.
+
+Axes: n rows of the cohort, k of a task.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.evaluation.cohort import NEWEST, Cohort
+from models.network import RISKS
+from models.scores import SCORES
+from models.training.cache import SETS
+
+Floats = NDArray[np.float64]
+BEDSIDE: Final = ("news2", "qsofa", "mews", "sirs")
+DECISION_H: Final = 48
+EARLY_H: Final = 24
+NORMAL: Final = {"hypotension": ("map", 65.0), "hypoxaemia": ("spo2", 90.0)}
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """Rows on which one risk is judged.
+
+    Attributes:
+        name: Of the task.
+        risk: Which risk.
+        row: Index into the cohort's rows, ascending, int64[k].
+        label: What happened, bool[k].
+        rivals: What else ranks these rows, larger is riskier, by name, float64[k].
+    """
+
+    name: str
+    risk: str
+    row: NDArray[np.int64]
+    label: NDArray[np.bool_]
+    rivals: dict[str, Floats] = field(default_factory=dict)
+
+
+def last_of_each(stay: NDArray[np.int64], row: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The last of the rows of each stay."""
+    mine = stay[row]
+    return row[np.r_[mine[1:] != mine[:-1], True]] if len(row) else row
+
+
+def tasks_of(
+    cohort: Cohort, rows: NDArray[np.int64], others: dict[str, dict[str, Floats]] | None = None
+) -> Iterator[Task]:
+    """Every task that has events among the rows.
+
+    Args:
+        cohort: All rows.
+        rows: Those that something was said of, ascending.
+        others: What further rivals say of all rows of the cohort, NaN where nothing, by rival
+            and risk.
+    """
+    others = others or {}
+    for name, risk, row in _rows(cohort, rows):
+        label = cohort.label(risk)[row]
+        row, label = row[label >= 0], label[label >= 0] == 1
+        if not 0 < label.sum() < len(label):
+            continue
+        rivals = {
+            score: cohort.score[row, SCORES.index(score)].astype(np.float64) for score in BEDSIDE
+        }
+        if risk in NORMAL:
+            signal, _ = NORMAL[risk]
+            value = cohort.newest[row, NEWEST.index(signal)].astype(np.float64)
+            rivals["last_value"] = -value
+        if name == "mortality_24h_eicu":
+            apache = cohort.apache[cohort.stay[row]].astype(np.float64)
+            yield Task(name, risk, row, label, rivals)
+            there = np.isfinite(apache)
+            if 0 < label[there].sum() < there.sum():
+                yield Task(
+                    f"{name}_with_apache",
+                    risk,
+                    row[there],
+                    label[there],
+                    {k: v[there] for k, v in rivals.items()} | {"apache_iva": apache[there]},
+                )
+            continue
+        for rival, said in others.items():
+            if risk in said and np.isfinite(said[risk][row]).all():
+                rivals[rival] = said[risk][row]
+        yield Task(name, risk, row, label, rivals)
+
+
+def _rows(cohort: Cohort, rows: NDArray[np.int64]) -> Iterator[tuple[str, str, NDArray[np.int64]]]:
+    """Name, risk and rows of each task."""
+    stay = cohort.stay[rows]
+    source, hour = cohort.source[stay], cohort.hour[rows]
+    in_2019 = source == SETS.index("physionet2019")
+    yield "sepsis_physionet2019", "sepsis", rows[in_2019]
+    for hospital in ("A", "B"):
+        mine = in_2019 & (cohort.hospital[stay] == hospital)
+        yield f"sepsis_physionet2019_{hospital}", "sepsis", rows[mine]
+    in_2012 = source == SETS.index("physionet2012")
+    row = rows[in_2012 & (hour < DECISION_H)]
+    yield "mortality_48h_physionet2012", "mortality", last_of_each(cohort.stay, row)
+    in_eicu = source == SETS.index("eicu-demo")
+    row = rows[in_eicu & (hour < EARLY_H)]
+    yield "mortality_24h_eicu", "mortality", last_of_each(cohort.stay, row)
+    for risk, (signal, limit) in NORMAL.items():
+        value = cohort.newest[rows, NEWEST.index(signal)]
+        known = cohort.labels[rows, RISKS.index(risk)] >= 0
+        there = known & np.isfinite(value)
+        yield risk, risk, rows[there]
+        yield f"{risk}_now_normal", risk, rows[there & (value >= limit)]
+        yield f"{risk}_eicu", risk, rows[there & in_eicu]
