@@ -175,8 +175,11 @@ class Predictor:
         other = torch.cat([r.logits[block:] for r in raws])
         row = torch.cat([r.row[block:] + i * block for i, r in enumerate(raws)])
         signal = torch.cat([r.signal for r in raws])
-        log_odds = calibration.log_odds(mixed(own, share))
-        without = calibration.log_odds(mixed(other, share[row]))
+        trees = [r.trees for r in raws if r.trees is not None]
+        own_trees = torch.cat([t[:block] for t in trees]) if trees else None
+        other_trees = torch.cat([t[block:] for t in trees]) if trees else None
+        log_odds = calibration.log_odds(mixed(own, share), own_trees)
+        without = calibration.log_odds(mixed(other, share[row]), other_trees)
         p, low, high = calibration.bounds(log_odds, novelty)
         driver, effect = explain.strongest(calibration, log_odds, without, row, signal)
         exact = share.double()

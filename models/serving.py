@@ -37,6 +37,7 @@ class Raw:
         row: Of each variant, int64[P]; the first B are the rows as they are.
         signal: What each later variant lacks, int64[P - B].
         logits: Of each variant by expert, [P, N * R].
+        trees: What the trees say of each variant, float64[P, R]; None for a model without.
     """
 
     gate: Tensor
@@ -44,6 +45,7 @@ class Raw:
     row: Tensor
     signal: Tensor
     logits: Tensor
+    trees: Tensor | None
 
 
 class Serving:
@@ -77,6 +79,16 @@ class Serving:
         self._gate, self._gate_bias = gate.second.weight.T.contiguous(), gate.second.bias
         self._of_signals, self._of_minutes = network.of_signals, network.of_minutes
         self._absent = network.absent_D
+        self._trees = model.trees if len(model.trees.risk) else None
+        # Which flat features are a signal's, and what they are where it was never measured.
+        mine = weight.new_zeros(COUNT, len(weight), dtype=torch.bool)
+        gone = weight.new_zeros(len(weight))
+        for signal in range(COUNT):
+            mine[signal, signal * D : (signal + 1) * D] = True
+            gone[signal * D : (signal + 1) * D] = network.absent_D
+        for v, signal in enumerate(VITAL_AT):
+            mine[signal, COUNT * D + v * E : COUNT * D + (v + 1) * E] = True
+        self._mine, self._gone = mine, gone
         general, special = experts.general, experts.special
         bodies: list[tuple[int, int, Tensor, Tensor]] = [
             (0, 0, experts.body.weight.T.contiguous(), experts.body.bias)
@@ -119,7 +131,11 @@ class Serving:
         lacking, signal = (signals[:count, :, 1] < 0.5).nonzero().T
         row = torch.cat([torch.arange(block, device=lacking.device), lacking])
         logits = self._variants(hidden, moved.reshape(-1, width), row, signal)
-        return Raw(gate, distance(signals), row, signal, logits)
+        trees = None
+        if self._trees is not None:
+            lacks = torch.where(self._mine[signal], self._gone, x[row[block:]])
+            trees = torch.cat([self._trees(x), self._trees(lacks)])
+        return Raw(gate, distance(signals), row, signal, logits, trees)
 
     def _variants(self, hidden: Tensor, moved: Tensor, row: Tensor, signal: Tensor) -> Tensor:
         """Logits by expert of the rows as they are and of each without one signal, [P, N * R]."""

@@ -26,6 +26,12 @@ constexpr float CLIP = 6.0f;
 
 inline int padded(int n) { return (n + LANES - 1) / LANES * LANES; }
 
+// An inner node of a tree: left where the feature is not above; ~leaf where negative.
+struct Node {
+    float threshold;
+    int16_t feature, left, right;
+};
+
 // Everything that does not change between calls. All pointers stay the caller's.
 struct Model {
     // Sizes: signals, vitals, case features, risks.
@@ -59,11 +65,10 @@ struct Model {
     // Trees, sorted by risk: those of risk r are trees_at[r] .. trees_at[r + 1].
     int32_t trees, nodes, leaves;
     int32_t trees_at[MAX_RISKS + 1];
-    const int32_t *tree_feature, *tree_left, *tree_right;  // [trees, nodes]
-    const float *tree_threshold;                           // [trees, nodes]
-    const float *tree_leaf;                                // [trees, leaves]
-    const int32_t *tree_signal;                            // of each flat feature, -1 for the case
-    const float *tree_absent;                              // each flat feature of an absent signal
+    const Node *tree_node;       // [trees, nodes]
+    const float *tree_leaf;      // [trees, leaves], multiples of a power of two
+    const int32_t *tree_signal;  // whose each flat feature is, -1 for the case
+    const float *tree_absent;    // each flat feature of an absent signal
     // Calibration, [risks] or [risks, bins].
     int32_t bins;
     double widen;
@@ -105,7 +110,7 @@ void features(const Model &model, const Batch &batch, int row, Seen &seen);
 // Log-odds of the trees of one risk for flat features.
 double trees_of(const Model &model, int risk, const float *x);
 
-// What the trees of one risk say more than without each signal, added to gain[signals].
-void tree_effects(const Model &model, int risk, const float *x, double *gain);
+// What the trees of one risk say more than without each known signal, added to gain[signals].
+void tree_effects(const Model &model, int risk, const float *x, const uint8_t *known, double *gain);
 
 }  // namespace vitalstream

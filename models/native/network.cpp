@@ -95,6 +95,7 @@ struct Room {
     alignas(64) float flat[MAX_FLAT];
     Seen seen;
     int known[MAX_SIGNALS];
+    uint8_t there[MAX_SIGNALS];
 };
 
 // The signal's share of the hidden units, beyond what an absent one has.
@@ -129,7 +130,8 @@ void row_of(const Model &m, const Batch &batch, int row, const Answer &out, Room
     }
     float square = 0.0f, count = 0.0f;
     for (int s = 0; s < m.signals; s++) {
-        if (seen.signal[1][s] >= 0.5f) continue;
+        room.there[s] = seen.signal[1][s] < 0.5f;
+        if (!room.there[s]) continue;
         int vital = -1;
         for (int v = 0; v < m.vitals; v++)
             if (m.vital_at[v] == s) vital = v;
@@ -229,7 +231,8 @@ void row_of(const Model &m, const Batch &batch, int row, const Answer &out, Room
 
     // Drivers: the strongest effects on the leading risk.
     double effect[MAX_SIGNALS], gain[MAX_SIGNALS] = {};
-    if (m.trees_at[leading] < m.trees_at[leading + 1]) tree_effects(m, leading, room.flat, gain);
+    if (m.trees_at[leading] < m.trees_at[leading + 1]) 
+        tree_effects(m, leading, room.flat, room.there, gain);
     const double own = mixed(0, leading), slope = m.slope[leading];
     for (int j = 0; j < known; j++)
         effect[j] = slope * (m.blend_network[leading] * (own - mixed(j + 1, leading)) +

@@ -13,13 +13,17 @@ from torch import Tensor
 from models.calibration import BINS, WIDEN
 from models.checkpoint import Calibrated
 from models.explain import DRIVERS
-from models.features import ABSENT, AGE_MS, HALF_LIVES, SLOW, VITAL_AT, D, F, V
+from models.features import ABSENT, AGE_MS, HALF_LIVES, SLOW, VITAL_AT, D, E, F, V
 from models.moe import ALWAYS, EXPERTS, STEEP
 from models.network import RISKS
 from models.signals import COUNT
 from models.window_store import Windows
 
 LANES: Final = 16
+NODE: Final = np.dtype(
+    [("threshold", "<f4"), ("feature", "<i2"), ("left", "<i2"), ("right", "<i2")], align=True
+)
+"""`vitalstream::Node`."""
 N, R = len(EXPERTS), len(RISKS)
 _int, _long, _float, _double = ctypes.c_int32, ctypes.c_int64, ctypes.c_float, ctypes.c_double
 _pointer = ctypes.c_void_p
@@ -46,8 +50,7 @@ class Model(ctypes.Structure):
         *((name, _pointer) for name in ("knot", "level")),
         *((name, _int) for name in ("trees", "nodes", "leaves")),
         ("trees_at", _int * (R + 1)),
-        *((f"tree_{name}", _pointer) for name in ("feature", "left", "right")),
-        *((f"tree_{name}", _pointer) for name in ("threshold", "leaf", "signal", "absent")),
+        *((f"tree_{name}", _pointer) for name in ("node", "leaf", "signal", "absent")),
         ("bins", _int),
         ("widen", _double),
         *((f"blend_{name}", _pointer) for name in ("network", "trees")),
@@ -205,14 +208,26 @@ class Packed:
         to.level = self._keep(network.novelty.levels, np.float32)
 
     def _trees(self, model: Calibrated) -> None:
-        to = self.struct
-        to.trees_at[:] = [0] * (R + 1)
+        of, to = model.trees, self.struct
+        to.trees, to.nodes, to.leaves = of.shape
+        if max(of.shape[1:]) > 32_767:
+            raise ValueError(f"serving engine: trees of {of.shape[1]} nodes, at most 32,767")
+        to.trees_at[:] = np.searchsorted(of.risk.numpy(), np.arange(R + 1)).tolist()
+        node = np.zeros(of.feature.shape, NODE)
+        for name in ("threshold", "feature", "left", "right"):
+            node[name] = getattr(of, name).numpy()
+        to.tree_node = self._keep(node, NODE)
+        to.tree_leaf = self._keep(of.leaf, np.float32)
+        signal = [np.repeat(np.arange(COUNT), D), np.repeat(VITAL_AT, E), np.full(F, -1)]
+        absent = [np.tile(ABSENT, COUNT), np.zeros(V * E), np.zeros(F)]
+        to.tree_signal = self._keep(np.concatenate(signal), np.int32)
+        to.tree_absent = self._keep(np.concatenate(absent), np.float32)
 
     def _calibration(self, model: Calibrated) -> None:
         of, to = model.calibration, self.struct
         to.bins, to.widen, to.drivers = BINS, WIDEN, DRIVERS
-        to.blend_network = self._keep(np.ones(R), np.float64)
-        to.blend_trees = self._keep(np.zeros(R), np.float64)
+        to.blend_network = self._keep(of.blend[:, 0], np.float64)
+        to.blend_trees = self._keep(of.blend[:, 1], np.float64)
         to.slope = self._keep(of.slope, np.float64)
         to.intercept = self._keep(of.intercept, np.float64)
         to.threshold = self._keep(of.threshold, np.float64)

@@ -4,54 +4,103 @@
 namespace vitalstream {
 namespace {
 
-// The leaf below `node`; negative numbers are leaves (~n).
-inline int leaf_below(const Model &m, int64_t base, int node, const float *x) {
-    while (node >= 0) {
-        const int64_t at = base + node;
-        node = x[m.tree_feature[at]] <= m.tree_threshold[at] ? m.tree_left[at] : m.tree_right[at];
-    }
-    return ~node;
+constexpr int ABREAST = 8;  // walks at once, so that one's loads hide behind the others'
+constexpr int MAX_WALKS = 4096;
+
+// One step of a walk, none where it has ended at a leaf (~n).
+inline int step(const Node *nodes, int at, const float *x) {
+    const Node &node = nodes[at < 0 ? 0 : at];
+    const int below = x[node.feature] <= node.threshold ? node.left : node.right;
+    return at < 0 ? at : below;
 }
 
-// The same, with every feature of one signal as if it had never been measured.
-inline int leaf_without(const Model &m, int64_t base, int node, const float *x, int signal) {
-    while (node >= 0) {
-        const int64_t at = base + node;
-        const int feature = m.tree_feature[at];
-        const float value = m.tree_signal[feature] == signal ? m.tree_absent[feature] : x[feature];
-        node = value <= m.tree_threshold[at] ? m.tree_left[at] : m.tree_right[at];
+// A walk from a node, with every feature of one signal as if it had never been measured.
+struct Walk {
+    int32_t tree;
+    int16_t at, signal;
+};
+
+inline int step_without(const Model &m, const Walk &walk, const float *x) {
+    const Node &node = m.tree_node[int64_t(walk.tree) * m.nodes + (walk.at < 0 ? 0 : walk.at)];
+    const float value = m.tree_signal[node.feature] == walk.signal ? m.tree_absent[node.feature]
+                                                                    : x[node.feature];
+    const int below = value <= node.threshold ? node.left : node.right;
+    return walk.at < 0 ? walk.at : below;
+}
+
+// Ends the walks and takes what they say from their signals' gain.
+void finish(const Model &m, Walk *walks, int count, const float *x, double *gain) {
+    for (int begin = 0; begin < count; begin += ABREAST) {
+        const int size = count - begin < ABREAST ? count - begin : ABREAST;
+        Walk *some = walks + begin;
+        for (bool going = true; going;) {
+            going = false;
+            for (int i = 0; i < size; i++) {
+                some[i].at = int16_t(step_without(m, some[i], x));
+                going |= some[i].at >= 0;
+            }
+        }
+        for (int i = 0; i < size; i++)
+            gain[some[i].signal] -=
+                double(m.tree_leaf[int64_t(some[i].tree) * m.leaves + ~some[i].at]);
     }
-    return ~node;
 }
 
 }  // namespace
 
 double trees_of(const Model &m, int risk, const float *x) {
+    // Leaves are multiples of a power of two, so the sum is exact in whatever order.
     double sum = 0.0;
-    for (int tree = m.trees_at[risk]; tree < m.trees_at[risk + 1]; tree++)
-        sum += double(m.tree_leaf[int64_t(tree) * m.leaves +
-                                  leaf_below(m, int64_t(tree) * m.nodes, 0, x)]);
+    const int end = m.trees_at[risk + 1];
+    for (int tree = m.trees_at[risk]; tree < end; tree += ABREAST) {
+        const int size = end - tree < ABREAST ? end - tree : ABREAST;
+        const Node *nodes = m.tree_node + int64_t(tree) * m.nodes;
+        int at[ABREAST] = {};
+        if (size == ABREAST) {
+            for (bool going = true; going;) {
+                int alive = -1;
+                for (int i = 0; i < ABREAST; i++) {
+                    at[i] = step(nodes + i * m.nodes, at[i], x);
+                    alive &= at[i];
+                }
+                going = alive >= 0;  // the sign stays where all are negative
+            }
+        } else {
+            for (int i = 0; i < size; i++)
+                while (at[i] >= 0) at[i] = step(nodes + i * m.nodes, at[i], x);
+        }
+        for (int i = 0; i < size; i++)
+            sum += double(m.tree_leaf[int64_t(tree + i) * m.leaves + ~at[i]]);
+    }
     return sum;
 }
 
-void tree_effects(const Model &m, int risk, const float *x, double *gain) {
+void tree_effects(const Model &m, int risk, const float *x, const uint8_t *known, double *gain) {
+    static thread_local Walk walks[MAX_WALKS];
+    int count = 0;
     for (int tree = m.trees_at[risk]; tree < m.trees_at[risk + 1]; tree++) {
-        const int64_t base = int64_t(tree) * m.nodes;
-        const float *leaf = m.tree_leaf + int64_t(tree) * m.leaves;
-        // Only a signal that was asked on the way can change the leaf, and from there on alone.
-        const double said = double(leaf[leaf_below(m, base, 0, x)]);
-        uint64_t asked = 0;
-        for (int node = 0; node >= 0;) {
-            const int64_t at = base + node;
-            const int feature = m.tree_feature[at], signal = m.tree_signal[feature];
-            const bool left = x[feature] <= m.tree_threshold[at];
-            if (signal >= 0 && !(asked >> signal & 1)) {
-                asked |= uint64_t(1) << signal;
-                gain[signal] += said - double(leaf[leaf_without(m, base, node, x, signal)]);
-            }
-            node = left ? m.tree_left[at] : m.tree_right[at];
+        const Node *nodes = m.tree_node + int64_t(tree) * m.nodes;
+        if (count > MAX_WALKS - MAX_SIGNALS) {
+            finish(m, walks, count, x, gain);
+            count = 0;
         }
+        // Only a signal that is there and was asked can change the leaf, and from there on alone.
+        uint64_t asked = 0;
+        int at = 0;
+        const int first = count;
+        while (at >= 0) {
+            const Node &node = nodes[at];
+            const int signal = m.tree_signal[node.feature];
+            if (signal >= 0 && known[signal] && !(asked >> signal & 1)) {
+                asked |= uint64_t(1) << signal;
+                walks[count++] = {tree, int16_t(at), int16_t(signal)};
+            }
+            at = x[node.feature] <= node.threshold ? node.left : node.right;
+        }
+        const double said = double(m.tree_leaf[int64_t(tree) * m.leaves + ~at]);
+        for (int i = first; i < count; i++) gain[walks[i].signal] += said;
     }
+    finish(m, walks, count, x, gain);
 }
 
 }  // namespace vitalstream

@@ -10,8 +10,11 @@ from models import native
 from models.checkpoint import Calibrated
 from models.config import HOUR_MS
 from models.data import Admission, Labels, Stay
+from models.features import D
+from models.network import RISKS
 from models.predictor import Predictor
 from models.signals import COUNT, HIGH, INDEX, LOW
+from models.trees import STEP, Trees
 from models.window_store import HostWindowStore
 from streaming.messages import Case
 from streaming.model import Cells
@@ -86,13 +89,34 @@ def ward() -> Ward:
     return Ward()
 
 
+def _trees(seed: int) -> Trees:
+    """Trees of two risks, of uneven depth, that ask any feature."""
+    rng = np.random.default_rng(seed)
+    trees = Trees(len(RISKS), 21, 15, 16)
+    trees.risk[:] = torch.tensor([0] * 10 + [1] * 11)
+    for tree in range(21):
+        # The n-th node hangs below an end of a node before it.
+        ends = [(0, "left"), (0, "right")]
+        for node in range(1, int(rng.integers(4, 16))):
+            parent, side = ends.pop(int(rng.integers(len(ends))))
+            getattr(trees, side)[tree, parent] = node
+            ends += [(node, "left"), (node, "right")]
+        for leaf, (parent, side) in enumerate(ends):
+            getattr(trees, side)[tree, parent] = ~leaf
+    trees.feature.copy_(torch.from_numpy(rng.integers(0, COUNT * D, trees.feature.shape)))
+    trees.threshold.copy_(torch.from_numpy(rng.normal(0, 0.7, trees.feature.shape)))
+    trees.leaf.copy_(torch.from_numpy(np.round(rng.normal(0, 0.3, trees.leaf.shape) / STEP) * STEP))
+    return trees
+
+
 @pytest.fixture(scope="module", params=["native", "torch"])
 def predictor(request: pytest.FixtureRequest, require) -> Predictor:
     """A network with weights by seed, on the serving engine and on PyTorch."""
     if request.param == "native":
         require("serving engine", native.available(), "models/native/build.py builds it")
     torch.manual_seed(3)
-    model = Calibrated()
+    model = Calibrated(trees=_trees(3))
+    model.calibration.blend[:, 1] = 0.5
     model.network.features.centre_S.copy_(torch.from_numpy((LOW + HIGH) / 2))
     model.network.features.spread_S.copy_(torch.from_numpy((HIGH - LOW) / 3))
     return Predictor(model, "test", engine=request.param)
