@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from models.codes import evidence
 from models.config import HOUR_MS
 from models.layers import decays, memories
 from models.signals import COUNT, INDEX, VITALS
@@ -88,26 +89,6 @@ _CLIP: Final = 6.0
 AGE_MS: Final = 6.0 * HOUR_MS
 
 
-def flags(problems: list[str]) -> tuple[bool, bool, bool]:
-    """Whether problem codes speak of cancer, of the heart and circulation, of a rare disease.
-
-    ICD-10 C00-D49 and I00-I99, ICD-9 140-239 and 390-459, any Orphanet code.
-    """
-    cancer = heart = rare = False
-    for problem in problems:
-        system, _, code = problem.strip().upper().rpartition(":")
-        if system.startswith("ORPHA"):
-            rare = True
-        elif code[:1].isalpha():
-            numbered = code[1:3].isdigit()
-            cancer |= numbered and (code[0] == "C" or (code[0] == "D" and code[1] in "01234"))
-            heart |= numbered and code[0] == "I"
-        elif code[:3].isdigit():
-            cancer |= 140 <= int(code[:3]) <= 239
-            heart |= 390 <= int(code[:3]) <= 459
-    return cancer, heart, rare
-
-
 def of_case(case: Any | None) -> NDArray[np.float32]:
     """What is known on admission (fields of `streaming.messages.Case`), without the time since."""
     x = np.zeros(STATIC, np.float32)
@@ -135,7 +116,7 @@ def of_case(case: Any | None) -> NDArray[np.float32]:
         x[_AT["hospital_before"]] = before / (before + 24.0)
     if case.problems:
         x[_AT["problems"]] = 1.0
-        x[_AT["oncology"]], x[_AT["cardiac"]], x[_AT["rare"]] = flags(case.problems)
+        x[_AT["oncology"]], x[_AT["cardiac"]], x[_AT["rare"]] = evidence(case.problems)
     return x
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 
-from models.features import flags
 from models.moe import ALWAYS, EXPERTS, Gate, interpolate, shares
 
 
@@ -30,13 +29,3 @@ def test_interpolation_goes_through_its_knots_and_stays_outside() -> None:
     knots, levels = torch.tensor([1.0, 2.0, 4.0]), torch.tensor([0.0, 1.0, 0.0])
     x = torch.tensor([0.0, 1.0, 1.5, 2.0, 3.0, 4.0, 9.0])
     assert interpolate(x, knots, levels).tolist() == [0, 0, 0.5, 1, 0.5, 0, 0]
-
-
-def test_problem_codes_are_understood() -> None:
-    """ICD-10, ICD-9 and Orphanet, with and without the system's name."""
-    assert flags(["ICD10:C34.1"]) == (True, False, False)
-    assert flags(["D49", "I10"]) == (True, True, False)
-    assert flags(["D50", "J18"]) == (False, False, False)
-    assert flags(["ICD9:174.9", "ICD9:410"]) == (True, True, False)
-    assert flags(["ORPHA:558"]) == (False, False, True)
-    assert flags(["", ":", "x"]) == (False, False, False)

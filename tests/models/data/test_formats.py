@@ -175,12 +175,26 @@ def test_problems_are_only_what_the_words_say():
     assert from_admission("admission diagnosis|Elective|Yes") == ()
     assert from_admission(start + "Cardiovascular|Sepsis, pulmonary") == ("ICD10:A41.9",)
     assert from_admission(start + "Neurology|CVA, cerebrovascular accident/stroke") == (
-        "ICD10:G46.8",
+        "ICD10:I63.9",
     )
     assert from_admission(start + "Cardiovascular|something unheard of") == ("ICD10:I51.9",)
     assert from_history("notes/Past History/Performed") == ()
-    cancer = "notes/X/Organ Systems/Hematology/Oncology (R)/Cancer/Cancer/breast"
-    assert from_history(cancer) == ("ICD10:C50.9",)
+    assert from_admission(start + "Neurology|Coma (for diabetic see X, cardiac arrest see Y)") == (
+        "ICD10:R40.2",
+    )
+    assert from_admission(start + "Cardiovascular|Graft, all other bypass") == ("ICD10:I74.9",)
+
+
+def test_a_cancer_of_the_past_is_personal_history_unless_it_spread_or_is_treated():
+    """As a hospital codes it."""
+    start = "notes/X/Organ Systems/Hematology/Oncology (R)/Cancer"
+
+    assert from_history(start + "/Cancer-Primary Site/breast") == ("ICD10:Z85.3",)
+    assert from_history(start + "/Metastases/lung") == ("ICD10:C78.0",)
+    chemotherapy = " Therapy/Chemotherapy/chemotherapy within past mo."
+    assert from_history(start + chemotherapy) == ("ICD10:Z51.1",)
+    dementia = "notes/X/Organ Systems/Neurologic/Dementia/dementia"
+    assert from_history(dementia) == ("ICD10:F03",)
 
 
 def test_bidmc_the_pulse_stands_in_for_the_heart_rate(recorded, tmp_path):
