@@ -157,10 +157,10 @@ def evidence(problems: Iterable[str]) -> tuple[float, float, float]:
     """
     blocks = [block_of(problem) for problem in problems]
     cancer = heart = 0.0
-    for block in set(blocks) & _BLOCKS.keys():
-        _, _, oncology, cardiology = _BLOCKS[block]
-        cancer += oncology[0]
-        heart += cardiology[0]
+    for block, (_, _, oncology, cardiology) in _BLOCKS.items():
+        if block in blocks:
+            cancer += oncology[0]
+            heart += cardiology[0]
     reason = _BLOCKS.get(blocks[0] or "") if blocks else None
     if reason is not None:
         _, _, oncology, cardiology = reason
