@@ -146,7 +146,8 @@ def train(
 @command("evaluate", "data", "data_dir", "devices", "threads", "model")
 def evaluate(
     settings: Settings,
-    out: Annotated[Path | None, typer.Option(help="The file of figures to write.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Gets weights, card and plots.")] = None,
+    predictions: Annotated[Path | None, typer.Option(help="Those made out of fold.")] = None,
     sets: Annotated[str | None, _SETS] = None,
     limit: Annotated[str | None, _LIMIT] = None,
 ) -> None:
@@ -155,6 +156,7 @@ def evaluate(
     import_module("app.roles.evaluate").evaluate(
         settings,
         out=out,
+        predictions=predictions,
         sets=listed(sets),
         limit=None if limit is None else whole("limit", limit, 1),
     )

@@ -32,6 +32,7 @@ _TO_ONSET_H: Final = 6
 class Policy:
     """Delays in hours; `fresh_least` of the signals `fresh` must be fresh."""
 
+    version: str
     persist_h: float
     hold_h: float
     refractory_h: float

@@ -40,11 +40,13 @@ class Draws:
         rng = np.random.default_rng(seed)
         share = np.full(self.patients, 1 / self.patients)
         times = rng.multinomial(self.patients, share, count)
-        self.times = np.concatenate([np.ones((1, self.patients)), times]).T.astype(np.float32)
+        once = np.ones((self.patients, 1), np.float32)
+        self.times: NDArray[np.float32] = np.hstack([once, times.T.astype(np.float32)])
 
     def sums(self, value: NDArray[Any]) -> Floats:
         """Sum over rows of a value of each row, [K + 1]."""
-        each: Floats = np.bincount(self.at, np.asarray(value, np.float64), self.patients)
+        each = np.zeros(self.patients)
+        each += np.bincount(self.at, np.asarray(value, np.float64), self.patients)
         total: Floats = each @ self.times.astype(np.float64)
         return total
 

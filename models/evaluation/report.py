@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -141,6 +141,7 @@ def alarms(given: Given, threshold: float) -> dict[str, Any]:
         "stays": len(course.stays),
         "septic_stays": int(np.isfinite(course.onset).sum()),
         "patient_days": round(float(course.days.sum()), 1),
+        "policy": asdict(policy),
         "as_shipped": judged(model, threshold),
         "beside": {name: judged(score[s], limit) for name, (s, limit) in LIMITS.items()},
         "operating_curve": operating,

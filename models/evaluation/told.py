@@ -183,3 +183,60 @@ def some_stays(data: Path, set_name: str, part: str, count: int) -> list[Stay]:
         if len(out) == count:
             break
     return out
+
+
+def of_file(cohort: Cohort, path: Path) -> tuple[Told, dict[str, dict[str, Floats]]]:
+    """Out-of-fold predictions of a file, and what rivals in it say of all rows of the cohort.
+
+    Args:
+        cohort: The rows they are of.
+        path: npz with `set` (name), `stay` (record), `hour` and `p` [k, R]; further arrays named
+            `p_RIVAL` [k, R] are rivals, NaN where they say nothing.
+
+    Raises:
+        ValueError: A row is not in the cohort, or twice in the file.
+    """
+    with np.load(path) as found:
+        columns = {name: found[name] for name in found.files}
+    known = {
+        (SETS[s], r): i
+        for i, (s, r) in enumerate(zip(cohort.source.tolist(), cohort.record.tolist(), strict=True))
+    }
+    names, of_row = np.unique(
+        np.char.add(np.char.add(columns["set"].astype(str), "/"), columns["stay"].astype(str)),
+        return_inverse=True,
+    )
+    number = np.array([known.get((n.split("/")[0], n.split("/")[1]), -1) for n in names.tolist()])
+    span = int(max(cohort.hour.max(), columns["hour"].max())) + 1
+    key = number[of_row] * span + columns["hour"]
+    mine = cohort.stay * span + cohort.hour
+    row = np.searchsorted(mine, key)
+    matched = (number[of_row] >= 0) & (mine[np.minimum(row, len(mine) - 1)] == key)
+    if not matched.all():
+        raise ValueError(f"{path}: {int((~matched).sum())} rows are not of the recorded sets")
+    order = np.argsort(row, kind="stable")
+    if (np.diff(row[order]) == 0).any():
+        raise ValueError(f"{path}: a row stands there twice")
+    k = len(order)
+    nothing: Floats = np.zeros((0, len(RISKS)))
+    others: dict[str, dict[str, Floats]] = {}
+    for name in sorted(n for n in columns if n.startswith("p_")):
+        for i, risk in enumerate(RISKS):
+            whole = np.full(len(cohort.stay), np.nan)
+            whole[row] = columns[name][:, i]
+            if np.isfinite(whole).any():
+                others.setdefault(name.removeprefix("p_"), {})[risk] = whole
+    assert k == len(columns["p"])
+    return (
+        Told(
+            row=row[order],
+            p=columns["p"][order].astype(np.float64),
+            low=nothing,
+            high=nothing,
+            novelty=np.zeros(0),
+            share=nothing,
+            driver_signal=np.zeros((0, 5), np.int16),
+            driver_effect=np.zeros((0, 5)),
+        ),
+        others,
+    )

@@ -13,6 +13,7 @@ from sklearn.metrics import roc_auc_score
 
 from models.calibration import Calibration
 from models.checkpoint import Calibrated
+from models.evaluation.card import completed
 from models.features import HIDEABLE, UNIT_MISSING
 from models.moe import EXPERTS
 from models.network import RISKS
@@ -170,10 +171,24 @@ def card_of(
     command: str,
     plan: dict[str, int],
     sets: tuple[str, ...],
+    figures: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The model card: what it is for, what it was trained on, what was measured."""
+    """The model card: what it is for, what it was trained on, what was measured.
+
+    Args:
+        model: The weights.
+        version: What names them.
+        measured: Of `measure`, on the test part.
+        command: That trained them.
+        plan: What determines them besides the rows.
+        sets: That they were trained on.
+        figures: Of `models.evaluation`, where they were evaluated already.
+
+    Raises:
+        models.evaluation.card.BadCard: The card is not what its schema says.
+    """
     limit = model.calibration.threshold.tolist()
-    return {
+    facts = {
         "name": "vitalstream-moe",
         "version": version,
         "intended_use": "Research on streaming risk prediction in adult intensive care: four risks "
@@ -201,7 +216,7 @@ def card_of(
         },
         "calibration": "Platt scaling on the calibration part",
         "interval": "90 % band of the calibration curve, patients resampled, in 12 bins of the "
-        "risk; up to four times wider with novelty. Its coverage has not been measured.",
+        "risk; up to four times wider with novelty. Coverage is in `evaluation.bounds`.",
         "thresholds": dict(zip(RISKS, limit, strict=True)),
         "threshold_rule": "calibration part: sepsis by best official utility, the others by the "
         "best lesser of sensitivity and positive predictive value",
@@ -223,7 +238,6 @@ def card_of(
             "cannot say whether it knows rare diseases.",
             "Hypotension and hypoxaemia are known only where the signal is measured in the hour.",
             "The bounds are those of the calibration curve, not of a patient.",
-            "Fairness by sex, age band and unit has not been measured in this edition.",
         ],
         "data": [
             {"name": "PhysioNet/CinC Challenge 2019", "licence": "CC BY 4.0"},
@@ -231,6 +245,7 @@ def card_of(
             {"name": "eICU Collaborative Research Database Demo", "licence": "ODbL 1.0"},
         ],
     }
+    return completed(facts, figures)
 
 
 def default_cache(out: Path) -> Path:

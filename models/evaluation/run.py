@@ -1,0 +1,105 @@
+"""`vitalstream evaluate`: from weights and archives to every figure and plot of the card."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from models import checkpoint
+from models.evaluation import card, cohort, plots, report, told
+from models.evaluation.alarm_policy import Policy
+from models.network import RISKS
+from models.predictor import Predictor
+from models.training.cache import SETS, folder_of
+
+
+def present(data: Path, sets: Sequence[str] | None) -> tuple[str, ...]:
+    """The sets to use, in a fixed order. Raises ValueError for one that is not there."""
+    wanted = SETS if sets is None else tuple(sets)
+    for name in wanted:
+        if name not in SETS:
+            raise ValueError(f"set {name!r} is not one of {', '.join(SETS)}")
+        if not folder_of(data, name).is_dir():
+            raise ValueError(f"set {name}: no folder {folder_of(data, name)}")
+    return tuple(name for name in SETS if name in wanted)
+
+
+def evaluate(
+    data: Path,
+    model: Path | None,
+    cache: Path,
+    policy: Policy,
+    *,
+    sets: Sequence[str] | None = None,
+    limit: int | None = None,
+    predictions: Path | None = None,
+) -> dict[str, Any]:
+    """Measure weights; returns the card's `evaluation`.
+
+    Args:
+        data: Folder of the recorded sets, as published.
+        model: The weights; default: the shipped ones.
+        cache: Folder for what can be used again.
+        policy: Of the sepsis alert.
+        sets: Names of sets; default: all that train.
+        limit: About how many stays of each set; default: all.
+        predictions: Out-of-fold predictions (`told.of_file`), which discrimination, calibration,
+            groups and alarms are then measured on; default: the weights on the test part.
+
+    Raises:
+        models.checkpoint.BadCheckpoint: The weights cannot be used.
+        ValueError: A set is unknown or missing, or the predictions are of other rows.
+    """
+    loaded, version = checkpoint.load(model or checkpoint.SHIPPED)
+    used = present(data, sets)
+    rows = cohort.read(data, cache, used, limit)
+    predictor = Predictor(loaded, version)
+    shipped = dict(zip(RISKS, loaded.calibration.threshold.tolist(), strict=True))
+    own = told.of_weights(rows, data, cache, predictor, used, limit=limit)
+    command = "vitalstream evaluate --data DATA --out OUT"
+    if predictions is None:
+        given = report.Given(rows, own, shipped, {}, policy)
+        protocol = "the test part of the patients, which neither trained nor calibrated"
+    else:
+        out_of_fold, others = told.of_file(rows, predictions)
+        given = report.Given(rows, out_of_fold, None, others, policy)
+        protocol = (
+            "out of fold in cross-validation by patient: every patient is predicted by models "
+            "that were trained, calibrated and chosen without them"
+        )
+        command += " --predictions FILE"
+    if limit is not None:
+        command += f" --limit {limit}"
+    said: dict[str, Any] = {
+        "protocol": protocol,
+        "command": command,
+        "weights_on": "bounds, novelty and drivers: these weights on the test part",
+        "rows": report.base_rates(rows, given.told),
+    }
+    said |= report.of_rows(given, shipped)
+    said |= report.of_weights(rows, own, predictor, shipped, data, used)
+    return said
+
+
+def write(
+    figures: dict[str, Any], model: Path | None, folder: Path
+) -> tuple[dict[str, Any], list[Path]]:
+    """Write the weights with a card that has these figures, and its plots; returns card and plots.
+
+    Args:
+        figures: Of `evaluate`.
+        model: The weights; default: the shipped ones.
+        folder: Gets `model.safetensors`, `card.json` and `plots/`.
+
+    Raises:
+        models.evaluation.card.BadCard: The card beside the weights is none, or not as its schema.
+    """
+    source = model or checkpoint.SHIPPED
+    loaded, _ = checkpoint.load(source)
+    facts = checkpoint.card(source)
+    if not facts:
+        raise card.BadCard(f"no {checkpoint.CARD} beside {source}")
+    said = card.completed(facts, figures)
+    checkpoint.save(loaded, folder / "model.safetensors", said)
+    return said, plots.draw(figures, folder / "plots")
