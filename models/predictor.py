@@ -23,6 +23,7 @@ from models import checkpoint, explain, native
 from models.config import GRID
 from models.features import CaseCache, of_cases
 from models.moe import EXPERTS, mixed, shares
+from models.native.writer import Writer
 from models.network import RISKS
 from models.scores import SCORE_INPUTS, SCORES
 from models.scores import score as score_of
@@ -39,6 +40,7 @@ _GPU_PACK: Final = 16_384
 _SPOKEN: Final = [INDEX[name] for name in ("hr", "spo2", "temp", "sbp", "map", "dbp", "resp")]
 
 
+_SAID: Final = ("p", "low", "high", "positive", "share", "novelty", "driver_effect")
 Engine = Literal["auto", "native", "torch"]
 
 
@@ -59,6 +61,7 @@ class Predictions:
     input_age_ms: NDArray[np.int64]
     driver_signal: NDArray[np.int16]
     driver_effect: NDArray[np.float64]
+    text: list[bytes] | None
 
 
 class EngineMissing(RuntimeError):
@@ -110,6 +113,7 @@ class Predictor:
         if engine == "native" and not there:
             raise EngineMissing(f"no serving engine for {device}: `make install` builds it")
         self._native = native.Native(self._model, threads) if there and engine != "torch" else None
+        self._writer = Writer() if self._native is not None else None
         self.engine = "torch" if self._native is None else "native"
 
     def store(self, capacity: int) -> HostWindowStore:
@@ -127,24 +131,18 @@ class Predictor:
                 torch.set_num_threads(self._threads)
             with torch.inference_mode():
                 out = self._network(windows, case)
-        spoken = (windows.newest_age_ms[:, _SPOKEN] >= 0).sum(1) > 0
         scale = np.array([getattr(c, "spo2_scale", None) or 1 for c in windows.cases], np.int64)
         score, missing = score_of(windows.newest_value, scale)
-        return Predictions(
-            speaks=spoken,
-            p=out["p"],
-            low=out["low"],
-            high=out["high"],
-            positive=out["positive"],
-            share=out["share"],
-            novelty=out["novelty"],
-            score=score,
-            score_missing=missing,
-            input_value=windows.newest_value,
-            input_age_ms=windows.newest_age_ms,
-            driver_signal=out["driver_signal"].astype(np.int16),
-            driver_effect=out["driver_effect"],
-        )
+        said = {
+            "speaks": (windows.newest_age_ms[:, _SPOKEN] >= 0).sum(1) > 0,
+            **{name: out[name] for name in _SAID},
+            "driver_signal": out["driver_signal"].astype(np.int16),
+            "score": score,
+            "score_missing": missing,
+            "input_value": windows.newest_value,
+            "input_age_ms": windows.newest_age_ms,
+        }
+        return Predictions(**said, text=None if self._writer is None else self._writer(said))
 
     def _network(self, windows: Windows, case: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
         """PyTorch's answer of every row, by the names of `Predictions`."""

@@ -1,4 +1,5 @@
-"""The model's arrays become prediction messages: one conversion a batch, one encoding a row.
+"""The model's arrays become prediction messages: one conversion a batch, one encoding a row. A
+model that has written its part of the messages itself spares both.
 
 Numbers are rounded to 6 decimals (values of signals, which are float32, to 4), so that a repeat
 says the same bytes.
@@ -19,6 +20,8 @@ from streaming.model import Model, Predictions
 
 DECIMALS = 6
 VALUE_DECIMALS = 4
+SPELLED = 65_536
+"""Ids whose JSON is kept."""
 
 
 class Subject(NamedTuple):
@@ -43,12 +46,25 @@ class Assembler:
         self._score_inputs = model.score_inputs
         self._missing: dict[int, list[str]] = {}
         self._encoder = msgspec.json.Encoder()
+        model_json = self._encoder.encode({"model": model.name, "model_version": model.version})
+        self._head = model_json[1:-1]
+        self._spelled: dict[str | None, bytes] = {}
 
     def encode(
         self, subjects: Sequence[Subject], predicted: Predictions, produced_ms: int
     ) -> list[bytes]:
         """The messages of a batch as JSON, in the order of its rows."""
         encode = self._encoder.encode
+        if predicted.text is not None:
+            head, named = self._head, self._named
+            return [
+                b'{"bed_id":%b,"case_id":%b,"ts_ms":%d,"produced_ms":%d,%b,%b,'
+                b'"source":{"partition":%d,"offset":%d}}'
+                % (named(bed_id), named(case_id), ts_ms, produced_ms, head, text, partition, offset)
+                for (bed_id, case_id, ts_ms, partition, offset), text in zip(
+                    subjects, predicted.text, strict=True
+                )
+            ]
         return [encode(p) for p in self.predictions(subjects, predicted, produced_ms)]
 
     def predictions(
@@ -101,6 +117,15 @@ class Assembler:
                 )
             )
         return out
+
+    def _named(self, name: str | None) -> bytes:
+        """A bed's or case's id as JSON; each is spelled once, as long as it is heard of."""
+        found = self._spelled.get(name)
+        if found is None:
+            if len(self._spelled) >= SPELLED:
+                self._spelled.clear()
+            found = self._spelled[name] = self._encoder.encode(name)
+        return found
 
     def _names_of(self, bits: int) -> list[str]:
         """The score inputs of a bit set; few sets occur, so each is spelled once."""

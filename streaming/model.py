@@ -116,6 +116,9 @@ class Predictions:
         input_age_ms: Its age at the newest event time, int64[B, S]; -1 where none.
         driver_signal: Signal indices, strongest first, int16[B, K]; -1 where fewer.
         driver_effect: Signed effect in log-odds, float64[B, K].
+        text: The fields `status` to `drivers` of each row's `messages.Prediction` as JSON, without
+            the outer braces, from a model that writes them itself; None: they are made from the
+            arrays.
     """
 
     speaks: NDArray[np.bool_]
@@ -131,6 +134,7 @@ class Predictions:
     input_age_ms: NDArray[np.int64]
     driver_signal: NDArray[np.int16]
     driver_effect: NDArray[np.float64]
+    text: list[bytes] | None = None
 
 
 class Model(Protocol):

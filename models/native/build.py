@@ -19,7 +19,7 @@ from typing import Final
 
 HERE: Final = Path(__file__).parent
 BUILT: Final = HERE / "built"
-SOURCES: Final = ("features.cpp", "network.cpp", "trees.cpp")
+SOURCES: Final = ("features.cpp", "network.cpp", "trees.cpp", "write.cpp")
 _OPTIONS: Final = (
     *("-std=c++17", "-O3", "-march=native", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra"),
     *("-Werror", "-fno-math-errno", "-fno-trapping-math"),
