@@ -20,11 +20,11 @@ _CLUSTER: Final = ("kafka", "group", "partitions", "replication", "session_timeo
 _WORKER: Final = (
     *("devices", "threads", "model", "max_batch", "max_wait_ms", "emit", "min_rescore_ms"),
     *("max_skew_ms", "max_lag", "stuck_after_s", "snapshot_every_s", "queue_limit"),
-    "stale_after_ms",
+    *("stale_after_ms", "max_beds", "bed_idle_h"),
 )
 _MONITORS: Final = ("beds", "seed", "rate", "history_h", "artefacts")
 _STORE: Final = ("database", "data_dir")
-_API: Final = ("host", "port", "token", "model", "threads", "devices", "stale_after_ms")
+_API: Final = ("host", "port", "token", "model", "threads", "devices", "stale_after_ms", "max_beds")
 
 
 @command("run", *_CLUSTER, *_WORKER, *_STORE, *_API, "simulator", *_MONITORS, "retention_days")
@@ -57,6 +57,8 @@ def worker(settings: Settings) -> None:
     "stale_after_ms",
     "max_skew_ms",
     "max_lag",
+    "max_beds",
+    "bed_idle_h",
     "retention_days",
 )
 def ward(settings: Settings) -> None:

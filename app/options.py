@@ -42,7 +42,7 @@ _PANELS: Final = {
     "Stream": (
         *("group", "partitions", "replication", "emit", "min_rescore_ms", "stale_after_ms"),
         *("max_skew_ms", "max_lag", "stuck_after_s", "snapshot_every_s", "session_timeout_ms"),
-        "queue_limit",
+        *("queue_limit", "max_beds", "bed_idle_h"),
     ),
     "Simulator": ("simulator", "beds", "seed", "rate", "history_h", "artefacts"),
     "Ward": ("retention_days",),

@@ -66,6 +66,14 @@ class Settings(BaseSettings):
     )
     session_timeout_ms: int = Field(30_000, ge=1_000, description="Kafka session timeout.")
     queue_limit: int = Field(100_000, ge=1, description="Observations a worker holds unpredicted.")
+    max_beds: int = Field(
+        100_000,
+        ge=1,
+        description="Beds that a worker, ward or api knows at most; others are refused.",
+    )
+    bed_idle_h: float = Field(
+        96.0, ge=73, description="Silence after which a bed is forgotten; a window holds 72 h."
+    )
     max_batch: int = Field(
         0, ge=0, description="Cap of a batch; 0: from the curve measured at start."
     )

@@ -60,13 +60,13 @@ async def stream(model: Any, beds: int, rounds: int) -> tuple[float, Pipeline]:
     def put(messages: Any) -> None:
         nonlocal sent
         sent += len(messages)
-        pipeline._acknowledged(messages)
+        pipeline.scoring.acknowledged(messages)
 
-    pipeline._publisher.put = put  # type: ignore[method-assign]
-    await pipeline._shards.start(1.5)
+    pipeline.scoring.publisher.put = put  # type: ignore[method-assign]
+    await pipeline.scoring.shards.start(1.5)
     partition = Partition(0, 1, 120.0)
     partition.restored = True
-    pipeline._partitions[0] = partition
+    pipeline.scoring.partitions[0] = partition
     batches = [records(beds, r) for r in range(rounds + 1)]
 
     async def until(count: int) -> None:
@@ -74,8 +74,8 @@ async def stream(model: Any, beds: int, rounds: int) -> tuple[float, Pipeline]:
             await asyncio.sleep(0.0005)
 
     def ingest(batch: list[Any]) -> None:
-        pipeline._ingest(partition, batch, pipeline._clock())
-        pipeline._pump()
+        pipeline.intake.take(partition, batch, pipeline._clock())
+        pipeline.scoring.pump()
 
     ingest(batches[0])
     await until(beds)
@@ -90,7 +90,7 @@ async def stream(model: Any, beds: int, rounds: int) -> tuple[float, Pipeline]:
 
 def bare(model: Any, pipeline: Pipeline, beds: int, seconds: float) -> float:
     """Predictions a second of the model alone, at its best batch size, on the same windows."""
-    store = pipeline._shards.all[0].store
+    store = pipeline.scoring.shards.all[0].store
     slots = np.arange(beds, dtype=np.int32)
     best = 0.0
     for size in (16, 32, 64, 128, 256):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from streaming.messages import Case
 from streaming.model import WindowStore
@@ -16,6 +16,9 @@ OUT_OF_BOUNDS: Final = "out_of_bounds"
 LATE: Final = "late"
 MESSAGE_REASONS: Final = (REDELIVERED, OTHER_CASE, BEFORE_CASE, CASE_CLOSED)
 VALUE_REASONS: Final = (OUT_OF_BOUNDS, LATE)
+MOST_PREVIOUS: Final = 64
+"""Earlier cases of a bed that are remembered; months of them."""
+_MOST_RECORDED: Final = 8
 _NEVER: Final = 1 << 62
 
 
@@ -34,6 +37,34 @@ class Home(Protocol):
 
     def queued(self, slot: int) -> bool:
         """Whether a slot's window is due."""
+
+
+class Recorded(NamedTuple):
+    """What `icu.cases` says of a bed, by the rules of `streaming.windows`.
+
+    Attributes:
+        case: The newest case; None after a tombstone.
+        earlier: Cases that it replaced, oldest first.
+        tombstone_ms: When the bed's case was deleted, -1 where it never was.
+    """
+
+    case: Case | None = None
+    earlier: tuple[str, ...] = ()
+    tombstone_ms: int = -1
+
+    def after(self, case: Case | None, ms: int) -> Recorded:
+        """What is on record after one more; `ms` is its time."""
+        known, earlier = self.case, self.earlier
+        if known is not None and (case is None or case.case_id != known.case_id):
+            if case is not None and case.case_id in earlier:
+                back = case.status == "open" and case.admitted_ms > known.admitted_ms
+                if not back:
+                    return self
+            earlier = (*earlier, known.case_id)[-_MOST_RECORDED:]
+        if case is None:
+            return Recorded(None, earlier, max(self.tombstone_ms, ms))
+        earlier = tuple(name for name in earlier if name != case.case_id)
+        return Recorded(case, earlier, self.tombstone_ms)
 
 
 @dataclass(slots=True, eq=False)
@@ -85,6 +116,15 @@ class Bed:
         """Where a window that is opened now is cut."""
         return self.case.admitted_ms if self.case is not None else 0
 
+    def recall(self, recorded: Recorded) -> None:
+        """Begin with what is on record."""
+        self.previous = list(recorded.earlier)
+        self.tombstone_ms = recorded.tombstone_ms
+        if (case := recorded.case) is not None:
+            self.case_id, self.case, self.since_ms = case.case_id, case, case.admitted_ms
+            self.closed = case.status == "closed"
+        self.set_floor()
+
     def set_floor(self) -> None:
         """Work out `floor_ms` from the rest."""
         if self.closed:
@@ -92,3 +132,19 @@ class Bed:
         else:
             replaced = self.since_ms if self.previous and self.case_id is not None else 0
             self.floor_ms = max(self.tombstone_ms + 1, replaced)
+
+    def stranger(self, case_id: str, ts_ms: int) -> str | None:
+        """Why an observation that names another case than the bed's is dropped; None for a new
+        case.
+        """
+        if case_id in self.previous:
+            return OTHER_CASE
+        if ts_ms <= self.tombstone_ms:
+            return CASE_CLOSED
+        if self.case is not None and ts_ms < self.case.admitted_ms:
+            if len(self.previous) < MOST_PREVIOUS:
+                # Nothing is forgotten for it: it would be recognised again by its time.
+                self.previous.insert(0, case_id)
+            self.set_floor()
+            return OTHER_CASE
+        return None

@@ -48,6 +48,7 @@ BAD_TIME: Final = "bad_time"
 AHEAD: Final = "ahead"
 TOO_LARGE: Final = "too_large"
 TOMBSTONE: Final = "tombstone"
+TOO_MANY_BEDS: Final = "too_many_beds"
 REASONS: Final = (
     NOT_UTF8,
     NOT_JSON,
@@ -61,6 +62,7 @@ REASONS: Final = (
     AHEAD,
     TOO_LARGE,
     TOMBSTONE,
+    TOO_MANY_BEDS,
 )
 MAX_CASE_ID: Final = 256
 _MAX_KNOWN: Final = 65_536

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import structlog
 
+from streaming.beds import Recorded
 from streaming.codec import BadMessage, decode_alert, decode_case
 from streaming.consumer import KafkaError, Reader, Record
 from streaming.messages import ALERTS, CASES, Case
@@ -61,6 +62,10 @@ class Cases:
         servers: Kafka.
         changed: Called after `load` with the partition, the bed, its case (None: tombstone) and the
             record's time in ms.
+        telemetry: Hears of records.
+        most: Beds whose cases are remembered. Of others nothing is known, but of those that are
+            `heard`.
+        heard: Whether a partition's bed is being watched.
     """
 
     def __init__(
@@ -68,13 +73,21 @@ class Cases:
         servers: str,
         changed: Callable[[int, str, Case | None, int], None],
         telemetry: Telemetry = SILENT,
+        most: int = 1_000_000,
+        heard: Callable[[int, str], bool] = lambda partition, bed_id: False,
     ) -> None:
         self._follower = Follower(servers, CASES, self._take)
         self._changed = changed
         self._telemetry = telemetry
+        self._most = most
+        self._heard = heard
+        self._count = 0
         self._live = False
-        self.known: dict[int, dict[str, tuple[Case | None, int]]] = {}
-        """Partition, bed: the newest case, None after a tombstone, and the time of the record."""
+        self._known: dict[int, dict[str, Recorded]] = {}
+
+    def known(self, partition: int, bed_id: str) -> Recorded | None:
+        """What is on record of a bed."""
+        return self._known.get(partition, {}).get(bed_id)
 
     async def load(self) -> None:
         """Read all cases. Raises KafkaError, TimeoutError."""
@@ -98,8 +111,16 @@ class Cases:
                 reason=getattr(error, "reason", "not_utf8"),
             )
             return
+        known = self._known.setdefault(record.partition, {})
+        before = known.get(bed_id)
+        if before is None:
+            if self._count >= self._most and not self._heard(record.partition, bed_id):
+                self._telemetry.message(CASES, "refused")
+                return
+            self._count += 1
+            before = Recorded()
         self._telemetry.message(CASES, "accepted")
-        self.known.setdefault(record.partition, {})[bed_id] = (case, record.timestamp)
+        known[bed_id] = before.after(case, record.timestamp)
         if self._live:
             self._changed(record.partition, bed_id, case, record.timestamp)
 
@@ -109,8 +130,8 @@ class Urgent:
 
     def __init__(self, servers: str) -> None:
         self._follower = Follower(servers, ALERTS, self._take)
-        self._alerts: dict[str, str] = {}
-        self.beds: set[str] = set()
+        self.beds: dict[str, set[str]] = {}
+        """Beds, and their open high alerts."""
 
     async def run(self) -> None:
         """Follow alerts for ever."""
@@ -119,21 +140,16 @@ class Urgent:
     def _take(self, record: Record) -> None:
         bed_id = bytes(record.key or b"").decode(errors="replace")
         if record.value is None:
-            gone = [a for a, bed in self._alerts.items() if bed == bed_id]
-            for alert_id in gone:
-                del self._alerts[alert_id]
-        else:
-            try:
-                alert = decode_alert(record.value)
-            except BadMessage as error:
-                log.warning("not an alert", offset=record.offset, reason=error.reason)
-                return
-            bed_id = alert.bed_id
-            if alert.priority == "high" and alert.state in ("open", "escalated"):
-                self._alerts[alert.id] = bed_id
-            else:
-                self._alerts.pop(alert.id, None)
-        if bed_id in self._alerts.values():
-            self.beds.add(bed_id)
-        else:
-            self.beds.discard(bed_id)
+            self.beds.pop(bed_id, None)
+            return
+        try:
+            alert = decode_alert(record.value)
+        except BadMessage as error:
+            log.warning("not an alert", offset=record.offset, reason=error.reason)
+            return
+        if alert.priority == "high" and alert.state in ("open", "escalated"):
+            self.beds.setdefault(alert.bed_id, set()).add(alert.id)
+        elif (known := self.beds.get(alert.bed_id)) is not None:
+            known.discard(alert.id)
+            if not known:
+                del self.beds[alert.bed_id]

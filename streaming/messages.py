@@ -129,11 +129,13 @@ class Snapshot(Struct, frozen=True):
     """Digest of the grid the window was cut on; a snapshot of another grid is not used."""
     newest_ms: int
     window: bytes
-    """The store's own packed form (base64 in JSON)."""
+    """The store's own packed form (base64 in JSON); empty where the case was not heard of yet."""
     previous_cases: list[str] = []
     """Cases that lay in the bed before; a late observation of theirs is not this case's."""
     since_ms: int = -1
     """When the case began, as far as was known; -1 where nothing was."""
+    heard_ms: int = -1
+    """When the bed was last heard, by the worker's clock; -1 where that was not written down."""
 
 
 AlertState = Literal["open", "acknowledged", "snoozed", "escalated", "closed"]

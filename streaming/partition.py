@@ -19,6 +19,8 @@ class Ticket(NamedTuple):
 
     account: Account
     offset: int
+    covers: list[int]
+    """Offsets that are done when it is acknowledged: what the window held and no one before."""
     case_id: str | None
     ts_ms: int
     broker_ms: int
@@ -26,7 +28,7 @@ class Ticket(NamedTuple):
 
 
 class Account:
-    """One bed's messages: those that no acknowledged prediction covers, in its window or not."""
+    """One bed's messages: those that no prediction was begun from, in its window or not."""
 
     __slots__ = (
         "bed_id",
@@ -38,6 +40,7 @@ class Account:
         "partition",
         "queue",
         "scored_s",
+        "under_way",
         "waits",
     )
 
@@ -48,8 +51,10 @@ class Account:
         self.keep = keep
         self.broker_ms = -1
         """The broker's time of the newest message in the window."""
-        self.open: deque[int] = deque()
-        """Offsets in the window whose prediction was not acknowledged, ascending."""
+        self.open: list[int] = []
+        """Offsets in the window that no prediction was begun from, ascending."""
+        self.under_way = 0
+        """Predictions that were begun and not acknowledged."""
         self.queue: deque[tuple[Observations, int]] = deque()
         """Messages not in the window yet (`emit=each`), as rows of what they were decoded with."""
         self.cases: list[tuple[Case | None, int]] = []
@@ -66,13 +71,22 @@ class Account:
         if self.keep.since < 0:
             self.keep.since = offset
 
-    def done(self, offset: int) -> list[int]:
-        """A prediction from this message was acknowledged: the offsets that are done by it."""
-        finished = []
-        pending = self.open
-        while pending and pending[0] <= offset:
-            finished.append(pending.popleft())
-        return finished
+    def gather(self, now_s: float) -> list[int]:
+        """The window is copied: the offsets that its prediction covers."""
+        self.scored_s = now_s
+        self.under_way += 1
+        covered, self.open = self.open, []
+        return covered
+
+    @property
+    def due(self) -> bool:
+        """Whether something in the window has no acknowledged prediction."""
+        return bool(self.open) or self.under_way > 0
+
+    @property
+    def busy(self) -> bool:
+        """Whether anything is left to do for the bed."""
+        return self.due or self.waits or bool(self.queue or self.cases) or self.keep.waiting >= 0
 
 
 class Partition:

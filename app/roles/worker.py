@@ -14,7 +14,8 @@ import structlog
 from app.lifecycle import Deadline, Health
 from app.settings import BadSetting, Settings
 from streaming.model import Model
-from streaming.pipeline import Options, Pipeline
+from streaming.options import Options
+from streaming.pipeline import Pipeline
 from streaming.telemetry import SILENT, Telemetry
 
 log = structlog.get_logger(__name__)
@@ -83,6 +84,8 @@ class Worker:
                 snapshot_every_s=settings.snapshot_every_s,
                 session_timeout_ms=settings.session_timeout_ms,
                 queue_limit=settings.queue_limit,
+                max_beds=settings.max_beds,
+                bed_idle_h=settings.bed_idle_h,
                 max_batch=settings.max_batch,
                 max_wait_ms=settings.max_wait_ms,
                 stale_after_ms=settings.stale_after_ms,

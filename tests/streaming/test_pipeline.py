@@ -12,10 +12,13 @@ from typing import Any
 
 import pytest
 
+from streaming.codec import decode_snapshot
 from streaming.consumer import TopicPartition
+from streaming.membership import _Target
 from streaming.messages import Case
+from streaming.options import Options
 from streaming.partition import Partition
-from streaming.pipeline import Options, Pipeline
+from streaming.pipeline import Pipeline
 from streaming.shards import DevicesFailed
 
 
@@ -54,20 +57,20 @@ class Bench:
 
     async def ingest(self, *records: Any) -> None:
         """Records arrive; returns when the devices have nothing more to do."""
-        self.pipeline._ingest(self.partition, records, self.pipeline._clock())
-        self.pipeline._pump()
+        self.pipeline.intake.take(self.partition, records, self.pipeline._clock())
+        self.pipeline.scoring.pump()
         await self.idle()
 
     async def idle(self) -> None:
         """Wait for the devices' threads."""
-        shards = self.pipeline._shards
+        shards = self.pipeline.scoring.shards
         while any(s.in_flight or len(s.batcher) for s in shards.alive):  # noqa: ASYNC110 threads
             await asyncio.sleep(0.001)
 
     def acknowledge(self) -> list[dict[str, Any]]:
         """All that was sent is acknowledged; the predictions among it."""
         sent, self.sent[:] = list(self.sent), []
-        self.pipeline._acknowledged(sent)
+        self.pipeline.scoring.acknowledged(sent)
         return [json.loads(m.value) for m in sent if m.topic == "icu.predictions"]
 
 
@@ -89,16 +92,16 @@ async def start() -> Any:
         pipelines.append(pipeline)
         pipeline._failure = asyncio.get_running_loop().create_future()
         sent: list[Any] = []
-        pipeline._publisher.put = sent.extend  # type: ignore[method-assign]
-        await pipeline._shards.start(0)
+        pipeline.scoring.publisher.put = sent.extend  # type: ignore[method-assign]
+        await pipeline.scoring.shards.start(0)
         partition = Partition(0, 1, 120.0)
         partition.restored = True
-        pipeline._partitions[0] = partition
+        pipeline.scoring.partitions[0] = partition
         return Bench(pipeline, partition, sent)
 
     yield make
     for pipeline in pipelines:
-        await pipeline._shards.stop()
+        await pipeline.scoring.shards.stop()
         if pipeline._failure is not None and pipeline._failure.done():
             pipeline._failure.exception()
 
@@ -139,7 +142,7 @@ async def test_an_acknowledgement_of_a_past_epoch_is_ignored(start: Start) -> No
     """After a revocation nothing moves any more, and nothing fails."""
     bench = await start(emit="each")
     await bench.ingest(record(0))
-    bench.pipeline._forget(0)
+    bench.pipeline.membership.forget(0)
     bench.acknowledge()
     assert bench.partition.progress.position == 0
 
@@ -160,7 +163,7 @@ async def test_a_bad_message_waits_for_its_dead_letter(start: Start) -> None:
     await bench.ingest(bad, record(1))
     assert len(bench.acknowledge()) == 1
     assert bench.partition.progress.position == 0
-    assert bench.pipeline._rejected.qsize() == 1
+    assert bench.pipeline.intake.rejected.qsize() == 1
 
 
 async def test_a_bed_without_values_is_watched(start: Start) -> None:
@@ -177,7 +180,7 @@ async def test_a_closed_case_stops_its_bed(start: Start) -> None:
     bench = await start(emit="each")
     await bench.ingest(record(0, case_id="c"))
     bench.acknowledge()
-    bench.pipeline._case_changed(0, "b", Case("b", "c", "closed", 0), 1)
+    bench.pipeline.stays.changed(0, "b", Case("b", "c", "closed", 0), 1)
     assert [(m.topic, m.value) for m in bench.sent] == [("icu.windows", None)]
     await bench.ingest(record(1, case_id="c"))
     assert bench.acknowledge() == []
@@ -188,10 +191,10 @@ async def test_a_case_that_ends_while_a_window_is_due_waits_for_it(start: Start)
     """`each`: the message before the end is predicted, the one after is not, and both are done."""
     bench = await start(emit="each")
     pipeline, partition = bench.pipeline, bench.partition
-    pipeline._ingest(partition, [record(0, case_id="c")], 0.0)
-    pipeline._case_changed(0, "b", Case("b", "c", "closed", 0), 1)
-    pipeline._ingest(partition, [record(1, case_id="c")], 0.0)
-    pipeline._pump()
+    pipeline.intake.take(partition, [record(0, case_id="c")], 0.0)
+    pipeline.stays.changed(0, "b", Case("b", "c", "closed", 0), 1)
+    pipeline.intake.take(partition, [record(1, case_id="c")], 0.0)
+    pipeline.scoring.pump()
     await bench.idle()
     assert [p["source"]["offset"] for p in bench.acknowledge()] == [0]
     assert partition.progress.position == 2
@@ -201,11 +204,11 @@ async def test_a_case_ends_although_nothing_more_is_said(start: Start) -> None:
     """`each`: the end that waited for the window takes effect once that was gathered."""
     bench = await start(emit="each")
     pipeline = bench.pipeline
-    pipeline._ingest(bench.partition, [record(0, case_id="c")], 0.0)
-    pipeline._case_changed(0, "b", Case("b", "c", "closed", 0), 1)
-    pipeline._pump()
+    pipeline.intake.take(bench.partition, [record(0, case_id="c")], 0.0)
+    pipeline.stays.changed(0, "b", Case("b", "c", "closed", 0), 1)
+    pipeline.scoring.pump()
     await bench.idle()
-    bed = pipeline._windows.bed(0, "b")
+    bed = pipeline.scoring.windows.bed(0, "b")
     assert bed is not None and bed.closed and bed.slot == -1
     assert [p["source"]["offset"] for p in bench.acknowledge()] == [0]
 
@@ -229,12 +232,12 @@ async def test_a_restore_that_fails_is_tried_again_from_nothing(
     async def committed(tp: Any) -> tuple[int, str]:
         return 2, ""
 
-    monkeypatch.setattr("streaming.pipeline.restore", restore)
-    monkeypatch.setattr("streaming.pipeline.RETRY_S", 0.0)
+    monkeypatch.setattr("streaming.membership.restore", restore)
+    monkeypatch.setattr("streaming.membership.RETRY_S", 0.0)
     consumer: Any = SimpleNamespace(committed=committed, resume=lambda *_: None)
-    pipeline._consumer = consumer
-    await pipeline._restore(TopicPartition("icu.vitals", 0), partition)
-    bed = pipeline._windows.bed(0, "b")
+    pipeline.membership.consumer = consumer
+    await pipeline.membership.restore(TopicPartition("icu.vitals", 0), partition)
+    bed = pipeline.scoring.windows.bed(0, "b")
     assert tries == 2 and partition.restored
     assert bed is not None and bed.source == 1 and partition.progress.position == 2
     assert partition.needed(2) == 0
@@ -278,8 +281,8 @@ async def test_without_a_device_the_stream_stops(start: Start) -> None:
 
     bad.predict = fail
     bench = await start(emit="each", models=[bad])
-    bench.pipeline._ingest(bench.partition, [record(0)], 0.0)
-    bench.pipeline._pump()
+    bench.pipeline.intake.take(bench.partition, [record(0)], 0.0)
+    bench.pipeline.scoring.pump()
     with pytest.raises(DevicesFailed):
         await asyncio.wait_for(bench.pipeline.wait(), 5)
 
@@ -293,12 +296,12 @@ async def test_too_much_under_way_pauses_until_half_is_done(start: Start) -> Non
         pause=lambda *_: calls.append("pause"),
         resume=lambda *_: calls.append("resume"),
     )
-    bench.pipeline._consumer = consumer
+    bench.pipeline.membership.consumer = consumer
     await bench.ingest(*(record(i) for i in range(12)))
-    bench.pipeline._hold_back()
-    bench.pipeline._hold_back()
+    bench.pipeline.membership.hold_back()
+    bench.pipeline.membership.hold_back()
     bench.acknowledge()
-    bench.pipeline._hold_back()
+    bench.pipeline.membership.hold_back()
     assert calls == ["pause", "resume"]
 
 
@@ -307,13 +310,110 @@ async def test_a_snapshot_waits_for_the_commit(start: Start) -> None:
     bench = await start(emit="each")
     await bench.ingest(record(0), record(1))
     bench.acknowledge()
-    bench.pipeline._capture(bench.partition, True, 0.0)
-    bench.pipeline._publish_snapshots(bench.partition)
+    bench.pipeline.captures.take(bench.partition, 0.0, every=True)
+    bench.pipeline.captures.publish(bench.partition)
     assert bench.sent == []
     assert bench.partition.needed(2) == 0
     bench.partition.committed = (2, 0)
-    bench.pipeline._publish_snapshots(bench.partition)
+    bench.pipeline.captures.publish(bench.partition)
     (snapshot,) = bench.sent
     assert json.loads(snapshot.value)["source"] == {"partition": 0, "offset": 1}
     bench.acknowledge()
     assert bench.partition.needed(2) == 2
+
+
+async def test_a_prediction_under_way_outlives_its_case(start: Start) -> None:
+    """`latest`: another case comes; what was begun is done when acknowledged, the rest is lost."""
+    bench = await start(emit="latest", min_rescore_ms=60_000)
+    pipeline, partition = bench.pipeline, bench.partition
+    skipped: list[tuple[str, int]] = []
+    pipeline.stays._telemetry = SimpleNamespace(skipped=lambda *said: skipped.append(said))
+    await bench.ingest(record(0, case_id="one"))
+    await bench.ingest(record(1, case_id="one"))  # waits until the bed may speak again
+    pipeline.stays.changed(0, "b", Case("b", "two", "open", 0), 1)
+    assert skipped == [("case_ended", 1)]
+    assert partition.progress.position == 0
+    assert [p["case_id"] for p in bench.acknowledge()] == ["one"]
+    assert partition.progress.position == 2
+
+
+async def test_an_acknowledgement_covers_only_its_own_messages(start: Start) -> None:
+    """`each`: the later of two predictions is acknowledged first; the other one is still due."""
+    bench = await start(emit="each")
+    await bench.ingest(record(0), record(1))
+    first, bench.sent[:] = bench.sent[:1], bench.sent[1:]
+    bench.acknowledge()
+    assert bench.partition.progress.position == 0
+    bench.sent[:] = first
+    bench.acknowledge()
+    assert bench.partition.progress.position == 2
+
+
+async def test_a_new_case_that_nobody_speaks_of_holds_no_log_back(start: Start) -> None:
+    """Its names are captured without a window, so a restart need not read the old case again."""
+    bench = await start(emit="each")
+    pipeline, partition = bench.pipeline, bench.partition
+    await bench.ingest(record(0, case_id="one"))
+    bench.acknowledge()
+    pipeline.stays.changed(0, "b", Case("b", "two", "open", 1_000_500), 1)
+    assert partition.needed(1) == 0
+    pipeline.captures.take(partition, pipeline._clock() + 2)
+    partition.committed = (1, 0)
+    pipeline.captures.publish(partition)
+    (sent,) = [m for m in bench.sent if m.topic == "icu.windows"]
+    bench.acknowledge()
+    assert partition.needed(1) == 1
+    snapshot = decode_snapshot(sent.value)
+    assert (snapshot.case_id, snapshot.previous_cases, snapshot.window) == ("two", ["one"], b"")
+    again = (await start(emit="each")).pipeline.scoring.windows
+    again.restore(snapshot)
+    bed = again.bed(0, "b")
+    assert bed is not None and (bed.case_id, bed.slot, bed.seen) == ("two", -1, 0)
+    assert bed.stranger("one", 3_000_000) == "other_case"
+
+
+@pytest.mark.parametrize("emit", ["latest", "each"])
+async def test_strangers_are_refused_when_there_is_no_room(start: Start, emit: str) -> None:
+    """At most `max_beds`; others go to the dead letters, the beds that are known go on."""
+    bench = await start(emit=emit, max_beds=2)
+    await bench.ingest(record(0, "a"), record(1, "b"), record(2, "x"), record(3, "a"))
+    assert len(bench.pipeline.scoring.windows) == 2
+    assert bench.acknowledge()[-1]["bed_id"] in "ab"
+    partition, rejected = bench.pipeline.intake.rejected.get_nowait()
+    assert [(r.record.offset, r.reason) for r in rejected] == [(2, "too_many_beds")]
+    assert partition.progress.position == 2
+    partition.finish([2])
+    assert partition.progress.position == 4
+    assert bench.pipeline.health()["beds"] == (False, "2 of at most 2")
+
+
+async def test_a_restore_makes_no_room_for_strangers(start: Start) -> None:
+    """The log still holds what was refused; reading it again brings no bed."""
+    bench = await start(max_beds=1)
+    target = _Target(bench.pipeline.membership, bench.partition)
+    target.restore_tail([record(0, "a"), record(1, "x"), record(2, "a")])
+    assert [bed.bed_id for bed in bench.pipeline.scoring.windows] == ["a"]
+    assert bench.partition.needed(3) == 0
+
+
+async def test_a_bed_that_is_silent_for_days_is_forgotten(start: Start) -> None:
+    """Its slot is free and its snapshot is deleted; a bed that is heard, or not done, stays."""
+    bench = await start(emit="latest", bed_idle_h=96.0)
+    windows = bench.pipeline.scoring.windows
+    await bench.ingest(record(0, "gone"), record(1, "heard"))
+    bench.acknowledge()
+    await bench.ingest(record(2, "due"))
+    heard = windows.bed(0, "heard")
+    assert heard is not None
+    heard.heard_ms += 1
+    later_ms = 2_000_000 + 96 * 3_600_000 + 1
+    bench.pipeline.captures.forget(bench.partition, later_ms)
+    assert [bed.bed_id for bed in windows] == ["heard", "due"]
+    assert sorted(bench.partition.accounts) == ["due", "heard"]
+    assert [(m.key, m.value) for m in bench.sent if m.topic == "icu.windows"] == [(b"gone", None)]
+    bench.acknowledge()
+    bench.pipeline.captures.forget(bench.partition, later_ms)
+    assert [bed.bed_id for bed in windows] == ["heard"]
+    await bench.ingest(record(3, "gone"))
+    (back,) = bench.acknowledge()
+    assert list(back["inputs"]) == ["hr"]
