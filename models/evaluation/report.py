@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.data import Stay
-from models.evaluation import alarm_policy, faithfulness, novelty, subgroups
+from models.evaluation import alarm_policy, cadence, faithfulness, novelty, subgroups
 from models.evaluation import calibration_curve as reliable
 from models.evaluation.alarm_policy import Course, Policy
 from models.evaluation.bootstrap import DRAWS, Counts, Draws
@@ -183,6 +183,9 @@ def of_weights(
     return {
         "bounds": bounds(cohort, told),
         "drivers": drivers,
+        "once_an_hour_or_a_second": cadence.compared(
+            predictor, [s for s in test if s.set_name == "physionet2019"][: stays // 2]
+        ),
         "novelty": unlike(cohort, told, predictor, data, sets, stays),
     }
 

@@ -1,7 +1,10 @@
-/** The model card as `/v1/model` gives it: any nesting of facts, as headings, lists and tables. */
+/** The model card as `/v1/model` gives it: what was measured with its plots, limits, and all facts. */
+
+import "./model.css";
 
 import { ProblemError, type Api } from "./api";
 import { h } from "./dom";
+import { evaluation, type Evaluation } from "./evaluation";
 import { number } from "./format";
 import type { View } from "./view";
 
@@ -68,6 +71,43 @@ function table(rows: Facts[]): HTMLElement {
   );
 }
 
+const texts = (value: unknown): string[] => (Array.isArray(value) ? value.filter((each) => typeof each === "string") : []);
+
+function list(title: string, items: string[], kind: string): HTMLElement | null {
+  if (items.length === 0) return null;
+  return h("section", {}, h("h2", {}, title), h("ul", { class: kind }, ...items.map((item) => h("li", {}, item))));
+}
+
+/** The parts of a card that a person asks for first; what it lacks is left out. */
+function sections(card: Facts): HTMLElement[] {
+  const { evaluation: measured, applied_model_card: applied, ...facts } = card;
+  const out: (HTMLElement | null)[] = [
+    h(
+      "section",
+      {},
+      h("p", {}, h("strong", {}, `${shown(card["name"])} ${shown(card["version"])}`)),
+      h("p", { class: "note" }, shown(card["intended_use"])),
+    ),
+    ...(isFacts(measured) ? evaluation(measured as unknown as Evaluation) : []),
+    list("Limits", texts(card["limits"]), "limits"),
+    list("Populations not covered", texts(card["populations_not_covered"]), "limits"),
+    Array.isArray(card["data"]) ? h("section", {}, h("h2", {}, "Data and licences"), render(card["data"], 1)) : null,
+    isFacts(applied) ? folded("Applied model card (CHAI)", applied) : null,
+    isFacts(measured) ? folded("Bounds, drivers and novelty, in figures", rest(measured)) : null,
+    folded("All facts about the weights", facts),
+  ];
+  return out.filter((each) => each !== null);
+}
+
+function rest(measured: Facts): Facts {
+  const names = ["rows", "weights_on", "bounds", "drivers", "novelty", "command"];
+  return Object.fromEntries(names.filter((name) => name in measured).map((name) => [name, measured[name]]));
+}
+
+function folded(title: string, facts: Facts): HTMLElement {
+  return h("details", {}, h("summary", {}, title), render(facts, 1));
+}
+
 export class ModelPage implements View {
   readonly title = "Model";
   private readonly card = h("div", { class: "model-card" });
@@ -87,7 +127,7 @@ export class ModelPage implements View {
   private async load(): Promise<void> {
     try {
       const card = await this.api.model();
-      if (!this.stopped) this.card.replaceChildren(render(card, 0));
+      if (!this.stopped) this.card.replaceChildren(...(isFacts(card) ? sections(card) : []));
     } catch (error) {
       if (!(error instanceof ProblemError)) throw error;
       this.card.replaceChildren(h("p", { class: "error", role: "alert" }, error.message));
