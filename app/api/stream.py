@@ -77,6 +77,11 @@ class Broadcaster:
             self._events.pop(("prediction", change.bed_id), None)
         self._put(("bed", change.bed_id), change.bed_id, b"bed", msgspec.json.encode(change))
 
+    def forgotten(self, bed_id: str) -> None:
+        """Nobody speaks of a bed any more: readers that come later are told nothing of it."""
+        for kind in ("prediction", "bed"):
+            self._events.pop((kind, bed_id), None)
+
     def alerted(self, alert: Alert) -> None:
         """An alert's new state."""
         key = ("alert", alert.id)

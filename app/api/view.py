@@ -17,6 +17,8 @@ from streaming.messages import Alert, Case, Source
 
 FORGET_MS = 24 * 3_600_000
 """A bed without an open case or alert, silent for so long, is forgotten."""
+MOST_EARLIER = 64
+"""Earlier cases of a bed that are remembered; the newest of them."""
 
 
 class Head(Struct, frozen=True, gc=False):
@@ -70,7 +72,8 @@ class _Bed:
     head: Head | None = None
     raw: bytes = b""
     heard_ms: int = -1
-    earlier: set[str | None] = field(default_factory=set)
+    earlier: dict[str | None, None] = field(default_factory=dict)
+    """Cases before, oldest first."""
     alerts: dict[str, Alert] = field(default_factory=dict)
     stale: bool = True
     vacant: bool = False
@@ -84,6 +87,9 @@ class LatestView:
         predicted: Told of a bed's new prediction, as it came from Kafka.
         changed: Told of a bed whose case, staleness or alerts changed.
         alerted: Told of an alert's new state.
+        forgotten: Told of a bed that nobody speaks of any more.
+        refused: Told of a message of a bed for which there is no room.
+        most_beds: Beds that are known at most.
     """
 
     def __init__(
@@ -92,13 +98,18 @@ class LatestView:
         predicted: Callable[[str, bytes], None] = lambda bed_id, raw: None,
         changed: Callable[[BedChange], None] = lambda change: None,
         alerted: Callable[[Alert], None] = lambda alert: None,
+        forgotten: Callable[[str], None] = lambda bed_id: None,
+        refused: Callable[[], None] = lambda: None,
+        most_beds: int = 100_000,
     ) -> None:
         self._stale_after_ms = stale_after_ms
         self._predicted = predicted
         self._changed = changed
         self._alerted = alerted
+        self._forgotten = forgotten
+        self._refused = refused
+        self._most_beds = most_beds
         self._beds: dict[str, _Bed] = {}
-        self._alert_bed: dict[str, str] = {}
         self.predicted_beds = 0
         """Beds with a prediction."""
 
@@ -106,6 +117,8 @@ class LatestView:
         """Take a prediction; True where it is the bed's newest. Raises msgspec.DecodeError."""
         head = HEAD.decode(raw)
         bed = self._bed(head.bed_id)
+        if bed is None:
+            return False
         known = bed.head
         if head.case_id == bed.case_id and not bed.vacant:
             if known is not None:
@@ -116,7 +129,7 @@ class LatestView:
             moved = known is None
         else:
             if head.case_id in bed.earlier or record_ms <= bed.case_ms:
-                bed.earlier.add(head.case_id)
+                self._was_earlier(bed, head.case_id)
                 return False
             if bed.vacant and head.case_id is not None and head.case_id == bed.case_id:
                 return False
@@ -137,7 +150,7 @@ class LatestView:
     def case(self, bed_id: str, case: Case | None, record_ms: int, now_ms: int) -> None:
         """Take a case; None is a tombstone."""
         bed = self._bed(bed_id)
-        if record_ms < bed.case_ms:
+        if bed is None or record_ms < bed.case_ms:
             return
         bed.case_ms = record_ms
         if case is None or case.status == "closed":
@@ -145,17 +158,19 @@ class LatestView:
             bed.case, bed.vacant = case, True
             bed.case_id = None if case is None else case.case_id
             if case is None:
-                bed.earlier.discard(None)
+                bed.earlier.pop(None, None)
         else:
             if case.case_id != bed.case_id or bed.vacant:
                 self._leave(bed)
-                bed.earlier.discard(case.case_id)
+                bed.earlier.pop(case.case_id, None)
             bed.case_id, bed.case, bed.vacant = case.case_id, case, False
         self._tell(bed, now_ms)
 
     def alert(self, alert: Alert, now_ms: int) -> None:
         """Take an alert's state."""
         bed = self._bed(alert.bed_id)
+        if bed is None:
+            return
         known = bed.alerts.get(alert.id)
         if known is not None and known.updated_ms > alert.updated_ms:
             return
@@ -182,6 +197,7 @@ class LatestView:
             ):
                 self._leave(bed)
                 del self._beds[bed.id]
+                self._forgotten(bed.id)
 
     def beds(self, now_ms: int) -> list[BedNow]:
         """All beds, by id; without those that nobody lies in."""
@@ -218,24 +234,32 @@ class LatestView:
         """A `bed` event of every bed."""
         return [self._change(bed, now_ms) for bed in self._beds.values()]
 
-    def _bed(self, bed_id: str) -> _Bed:
+    def _bed(self, bed_id: str) -> _Bed | None:
+        """A bed, new where there was none; None where there is no room for it."""
         bed = self._beds.get(bed_id)
         if bed is None:
+            if len(self._beds) >= self._most_beds:
+                self._refused()
+                return None
             bed = self._beds[bed_id] = _Bed(bed_id)
         return bed
 
     def _leave(self, bed: _Bed) -> None:
         """What is known is of an earlier patient."""
         if bed.head is not None or bed.case is not None:
-            bed.earlier.add(bed.case_id)
+            self._was_earlier(bed, bed.case_id)
         if bed.head is not None:
             self.predicted_beds -= 1
         bed.head, bed.raw, bed.heard_ms = None, b"", -1
         if bed.case is not None and bed.case.status == "open":
-            bed.earlier.add(bed.case.case_id)
+            self._was_earlier(bed, bed.case.case_id)
         bed.case = None
-        if len(bed.earlier) > 64:
-            bed.earlier = {bed.case_id}
+
+    @staticmethod
+    def _was_earlier(bed: _Bed, case_id: str | None) -> None:
+        bed.earlier[case_id] = None
+        while len(bed.earlier) > MOST_EARLIER:
+            del bed.earlier[next(iter(bed.earlier))]
 
     def _age_ms(self, bed: _Bed, now_ms: int) -> int | None:
         if bed.head is None:

@@ -27,6 +27,7 @@ from app.settings import BadSetting, Settings
 from app.ward import database
 from app.ward.database import DatabaseGone, NotMigrated
 from app.ward.store import Store
+from streaming.codec import TOO_MANY_BEDS
 from streaming.producer import KafkaError, Producer
 
 log = structlog.get_logger(__name__)
@@ -79,6 +80,9 @@ class Api:
             self._broadcaster.predicted,
             self._broadcaster.changed,
             self._broadcaster.alerted,
+            self._broadcaster.forgotten,
+            lambda: metrics.skipped(TOO_MANY_BEDS),
+            settings.max_beds,
         )
         self._feed = Feed(self._servers, self.view, metrics)
         self._store = Store(settings.database_url)

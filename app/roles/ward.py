@@ -69,7 +69,15 @@ class Ward:
         self._now_ms = now_ms
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="ward")
         self._ledger = Ledger(settings.database_url)
-        self._desk = Desk(self._ledger, settings.stale_after_ms, settings.max_skew_ms, telemetry)
+        self._idle_ms = int(settings.bed_idle_h * 3_600_000)
+        self._desk = Desk(
+            self._ledger,
+            settings.stale_after_ms,
+            settings.max_skew_ms,
+            telemetry,
+            settings.max_beds,
+            self._idle_ms,
+        )
         self._consumer = GroupConsumer(
             settings.kafka,
             f"{settings.group}-ward",
@@ -363,11 +371,18 @@ class Ward:
         wait_s = PURGE_S
         while True:
             await asyncio.sleep(wait_s)
-            before_ms = self._now_ms() - self._settings.retention_days * retention.DAY_MS
+            now_ms = self._now_ms()
+            before_ms = now_ms - self._settings.retention_days * retention.DAY_MS
             wait_s = PURGE_S
             if self._ready and not self._failures:
                 try:
-                    gone = await self._do(retention.purge, self._ledger.engine, before_ms)
+                    gone = await self._do(
+                        retention.purge,
+                        self._ledger.engine,
+                        before_ms,
+                        retention.BATCH,
+                        now_ms - self._idle_ms,
+                    )
                     wait_s = 1.0 if gone else PURGE_S
                 except DatabaseGone:
                     log.info("nothing deleted while the database is away")

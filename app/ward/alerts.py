@@ -30,12 +30,18 @@ class Engine:
         stale_after_ms: Age at which a bed's newest data is not live.
         beds: What is remembered of them.
         standing: Their alerts that are not closed.
+        most_beds: Beds that there is `room` for.
     """
 
     def __init__(
-        self, stale_after_ms: int, beds: Iterable[Bed] = (), standing: Iterable[Standing] = ()
+        self,
+        stale_after_ms: int,
+        beds: Iterable[Bed] = (),
+        standing: Iterable[Standing] = (),
+        most_beds: int = 100_000,
     ) -> None:
         self._stale_ms = stale_after_ms
+        self._most_beds = most_beds
         self.beds: dict[str, Bed] = {bed.bed_id: bed for bed in beds}
         self._standing: dict[str, dict[str, Standing]] = {}
         self.dirty: set[str] = set()
@@ -50,6 +56,26 @@ class Engine:
     def find(self, bed_id: str, kind: str) -> Standing | None:
         """A bed's alert of a kind that is not closed."""
         return self._standing.get(bed_id, {}).get(kind)
+
+    def room(self, bed_id: str) -> bool:
+        """Whether a bed is known or there is room for it. Of others nothing may be taken in."""
+        return bed_id in self.beds or len(self.beds) < self._most_beds
+
+    def forget(self, before_ms: int) -> int:
+        """Drop beds of which nothing was said since, that have no alert and are written; how
+        many?
+        """
+        gone = [
+            bed_id
+            for bed_id, bed in self.beds.items()
+            if bed.seen_ms < before_ms
+            and bed_id not in self.dirty
+            and not self._standing.get(bed_id)
+        ]
+        for bed_id in gone:
+            del self.beds[bed_id]
+            self._standing.pop(bed_id, None)
+        return len(gone)
 
     def adopt(self, alert: Standing) -> None:
         """Take over an alert as the database has it, in place of what is remembered."""
@@ -72,7 +98,7 @@ class Engine:
             partition: The bed's partition.
             now_ms: Wall clock.
         """
-        bed = self._bed(head.bed_id, partition)
+        bed = self._heard(head.bed_id, partition, now_ms)
         if head.source.offset <= bed.source:
             return False
         self.dirty.add(bed.bed_id)
@@ -120,7 +146,7 @@ class Engine:
         Returns:
             Whether it moved an alert.
         """
-        bed = self._bed(bed_id, partition)
+        bed = self._heard(bed_id, partition, now_ms)
         before = bed.case_id
         if not bed.speaks_of(case_id, ts_ms):
             return False
@@ -146,7 +172,7 @@ class Engine:
 
     def case(self, bed_id: str, partition: int, case: Case | None, at_ms: int, now_ms: int) -> None:
         """Take in who lies in a bed; None: a tombstone, written at `at_ms`."""
-        bed = self._bed(bed_id, partition)
+        bed = self._heard(bed_id, partition, now_ms)
         self.dirty.add(bed_id)
         if case is None:
             if bed.case_id != NO_CASE:
@@ -298,6 +324,11 @@ class Engine:
         bed.closed_ms = at_ms
         for alert in self.alerts(bed.bed_id):
             self._close(bed, alert, "closed", "case ended", now_ms)
+
+    def _heard(self, bed_id: str, partition: int, now_ms: int) -> Bed:
+        bed = self._bed(bed_id, partition)
+        bed.seen_ms = now_ms
+        return bed
 
     def _bed(self, bed_id: str, partition: int) -> Bed:
         bed = self.beds.get(bed_id)

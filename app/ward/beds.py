@@ -103,6 +103,7 @@ class Bed(Struct, omit_defaults=True):
         timers: Conditions by kind of alert.
         bad: Signals whose last value cannot be true, with that value.
         runs: Repeated values of the signals that a living patient keeps moving.
+        seen_ms: Wall clock when anything was last said of it; -1 where that was not written down.
     """
 
     bed_id: str
@@ -119,6 +120,7 @@ class Bed(Struct, omit_defaults=True):
     timers: dict[str, Timer] = field(default_factory=dict)
     bad: dict[str, float] = field(default_factory=dict)
     runs: dict[str, Run] = field(default_factory=dict)
+    seen_ms: int = -1
 
     def timer(self, kind: Kind) -> Timer:
         """The timer of a kind, made on first use."""

@@ -21,7 +21,7 @@ from app.ward.ledger import Book, Ledger, Place, Position
 from app.ward.standing import Standing
 from app.ward.trends import Trends
 from models.signals import NAMES
-from streaming.codec import BadMessage, VitalsDecoder, decode_case
+from streaming.codec import TOO_MANY_BEDS, BadMessage, VitalsDecoder, decode_case
 from streaming.messages import CASES, PREDICTIONS, VITALS, Alert
 from streaming.observations import Observations
 from streaming.telemetry import SILENT, Telemetry
@@ -45,6 +45,7 @@ TRENDS_EVERY_MS: Final = 2_000
 TRENDS_MANY_EVERY_MS: Final = 10_000
 MANY_ROWS: Final = 1_000
 """Trend rows above which they are written less often."""
+FORGET_EVERY_MS: Final = 60_000
 MOST_KEPT: Final = 2_000
 MOST_FRESH: Final = 50_000
 
@@ -56,7 +57,9 @@ class Desk:
         ledger: Where it is written.
         stale_after_ms: Age at which a bed's newest data is not live.
         max_skew_ms: How far ahead of the broker's clock an event time may be.
-        telemetry: Hears of opened alerts.
+        telemetry: Hears of opened alerts, and of messages of beds for which there is no room.
+        most_beds: Beds that are known at most.
+        idle_ms: Silence after which a bed is forgotten.
     """
 
     def __init__(
@@ -65,7 +68,11 @@ class Desk:
         stale_after_ms: int,
         max_skew_ms: int = 60_000,
         telemetry: Telemetry = SILENT,
+        most_beds: int = 100_000,
+        idle_ms: int = 96 * 3_600_000,
     ) -> None:
+        self._most_beds = most_beds
+        self._idle_ms = idle_ms
         self._ledger = ledger
         self._stale_ms = stale_after_ms
         self._telemetry = telemetry
@@ -79,6 +86,7 @@ class Desk:
         self.epoch = -1
         self.partitions: frozenset[int] = frozenset()
         self.engine = Engine(self._stale_ms)
+        self._forgot_ms = 0
         self._trends = Trends()
         self._at: dict[Book, dict[Place, Position]] = {"alerts": {}, "trends": {}}
         self._moved: dict[Book, set[Place]] = {"alerts": set(), "trends": set()}
@@ -108,7 +116,12 @@ class Desk:
             book: self._ledger.claim(book, [(t, p) for t in topics for p in owned])
             for book, topics in _BOOKS.items()
         }
-        self.engine = Engine(self._stale_ms, self._ledger.beds(owned), self._ledger.standing(owned))
+        self.engine = Engine(
+            self._stale_ms,
+            self._ledger.beds(owned),
+            self._ledger.standing(owned),
+            self._most_beds,
+        )
         self._at = at
         self.epoch, self.partitions = epoch, frozenset(owned)
         starts: dict[Place, int] = {}
@@ -174,6 +187,9 @@ class Desk:
     def tick(self, now_ms: int, heard_since: Mapping[int, int]) -> None:
         """Let time pass in the engine; see `Engine.tick`."""
         self.engine.tick(now_ms, heard_since)
+        if now_ms - self._forgot_ms >= FORGET_EVERY_MS:
+            self._forgot_ms = now_ms
+            self.engine.forget(now_ms - self._idle_ms)
 
     def write(self, now_ms: int, everything: bool = False) -> bool:
         """Write what is due. Returns whether alerts changed.
@@ -259,6 +275,8 @@ class Desk:
                 log.warning("prediction not understood", partition=partition, offset=record.offset)
                 self._telemetry.message(PREDICTIONS, "rejected")
                 continue
+            if not self._admits(head.bed_id):
+                continue
             bed = self.engine.beds.get(head.bed_id)
             if bed is not None and head.source.offset <= bed.source:
                 continue  # a repeat
@@ -279,7 +297,7 @@ class Desk:
             except (BadMessage, UnicodeDecodeError):
                 log.warning("case not understood", partition=partition, offset=record.offset)
                 continue
-            if bed_id:
+            if bed_id and self._admits(bed_id):
                 self.engine.case(bed_id, partition, case, record.timestamp, now_ms)
 
     def _observe(
@@ -287,10 +305,18 @@ class Desk:
     ) -> None:
         if book == "trends":
             for bed_id, _, ts_ms, _, values in messages:
-                self._trends.add(bed_id, ts_ms, values)
+                if self.engine.room(bed_id):
+                    self._trends.add(bed_id, ts_ms, values)
             return
         for bed_id, case_id, ts_ms, broker_ms, values in messages:
-            self.engine.observe(bed_id, partition, case_id, ts_ms, values, broker_ms, now_ms)
+            if self._admits(bed_id):
+                self.engine.observe(bed_id, partition, case_id, ts_ms, values, broker_ms, now_ms)
+
+    def _admits(self, bed_id: str) -> bool:
+        admitted = self.engine.room(bed_id)
+        if not admitted:
+            self._telemetry.skipped(TOO_MANY_BEDS)
+        return admitted
 
     def _books_of(self, place: Place) -> list[Book]:
         return [book for book, at in self._at.items() if place in at]

@@ -97,8 +97,12 @@ class Ledger:
     def beds(self, partitions: Sequence[int]) -> list[Bed]:
         """What was remembered of the partitions' beds."""
         with opened(self.engine) as connection:
-            query = select(BEDS.c.state).where(BEDS.c.partition.in_(partitions))
-            return [_BED.decode(row.state) for row in connection.execute(query)]
+            query = select(BEDS.c.state, BEDS.c.seen_ms).where(BEDS.c.partition.in_(partitions))
+            found = []
+            for row in connection.execute(query):
+                found.append(bed := _BED.decode(row.state))
+                bed.seen_ms = max(bed.seen_ms, row.seen_ms)
+            return found
 
     def standing(self, partitions: Sequence[int]) -> list[Standing]:
         """The partitions' alerts that are not closed."""

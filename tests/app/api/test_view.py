@@ -7,7 +7,7 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.api.view import BedChange, LatestView
+from app.api.view import FORGET_MS, BedChange, LatestView
 from streaming.messages import Alert, Case
 
 NOW = 1_795_000_000_000
@@ -138,3 +138,33 @@ def test_alerts_are_counted_until_closed_and_never_go_back() -> None:
     assert [a.state for a in detail.alerts] == ["acknowledged"]
     view.alert(alert("closed", NOW + 9), NOW)
     assert view.bed("A", NOW).open_alerts == 0  # type: ignore[union-attr]
+
+
+def test_strangers_find_no_room_and_are_counted() -> None:
+    """Beds, cases and alerts of beds beyond `most_beds` are refused; known beds go on."""
+    refused: list[None] = []
+    view = LatestView(30_000, refused=lambda: refused.append(None), most_beds=1)
+    view.prediction(prediction(1), NOW, NOW)
+    view.case("X", case("c2"), NOW, NOW)
+    view.prediction(prediction(1, bed="Y"), NOW, NOW)
+    assert [bed.bed_id for bed in view.beds(NOW)] == ["A"]
+    assert len(refused) == 2
+    assert view.prediction(prediction(2, NOW + 1), NOW + 1, NOW)
+
+
+def test_a_forgotten_bed_is_told_and_leaves_room() -> None:
+    """Silent for a day, without an open case or alert."""
+    forgotten: list[str] = []
+    view = LatestView(30_000, forgotten=forgotten.append, most_beds=1)
+    view.prediction(prediction(1), NOW, NOW)
+    view.sweep(NOW + FORGET_MS + 1)
+    assert forgotten == ["A"] and view.beds(NOW) == []
+
+
+def test_earlier_cases_find_an_end() -> None:
+    """The newest are remembered, however many cases are named."""
+    view = LatestView(30_000)
+    for n in range(200):
+        view.case("A", case(f"c{n}"), NOW + n, NOW)
+    assert len(view._beds["A"].earlier) == 64
+    assert "c198" in view._beds["A"].earlier

@@ -357,3 +357,23 @@ def test_repeats_and_restarts_change_nothing(script: list[Any]) -> None:
     plain = play(script, repeats=False, restarts=False)
     assert play(script, repeats=True, restarts=False) == plain
     assert play(script, repeats=True, restarts=True) == plain
+
+
+def test_beds_that_are_silent_for_days_are_forgotten() -> None:
+    """But not one whose alert stands, nor one that is not written yet."""
+    engine = Engine(STALE)
+    at = feed(engine, PRESSURE.persist_ms // 1_000 + 1, **LOW_PRESSURE)
+    engine.observe("calm", 0, None, NOW, {"hr": 80.0}, NOW, NOW)
+    engine.observe("late", 0, None, at, {"hr": 80.0}, at, at + 9)
+    assert engine.forget(at + 1) == 0
+    engine.dirty.clear()
+    assert engine.forget(at + 1) == 1
+    assert set(engine.beds) == {"A", "late"} and kinds(engine) == {"hypotension": "open"}
+
+
+def test_there_is_room_for_so_many_beds() -> None:
+    """A bed that is known keeps its place."""
+    engine = Engine(STALE, most_beds=1)
+    assert engine.room("A")
+    feed(engine, 1)
+    assert engine.room("A") and not engine.room("B")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -305,3 +306,18 @@ def test_quiet_desk_writes_at_its_times(ledger: Ledger, store: Store) -> None:
     assert len(store.predictions("A")) == first == 1
     desk.write(NOW + desk_module.ALERTS_EVERY_MS)
     assert len(store.predictions("A")) == 2
+
+
+def test_strangers_beyond_the_limit_are_counted_and_left_out(ledger: Ledger, store: Store) -> None:
+    """Neither the engine nor the trends grow by them; offsets move on."""
+    heard = SimpleNamespace(refused=0, message=lambda *_: None)
+    heard.skipped = lambda reason, count=1: setattr(heard, "refused", heard.refused + count)
+    desk = Desk(ledger, STALE, telemetry=heard, most_beds=1)  # type: ignore[arg-type]
+    desk.assign(1, [0], {})
+    said = [observation(i, NOW + i * 1_000, bed, hr=80.0) for i, bed in enumerate("AXYA")]
+    desk.take((VITALS, 0), said, 1, NOW)
+    assert set(desk.engine.beds) == {"A"} and heard.refused == 2
+    desk.write(NOW + 10, everything=True)
+    assert desk.next_offset((VITALS, 0)) == 4
+    assert store.trends("A", ["hr"], NOW - 60_000, NOW + 60_000, 60)["hr"]
+    assert not store.trends("X", ["hr"], NOW - 60_000, NOW + 60_000, 60)["hr"]

@@ -49,7 +49,7 @@ def test_old_rows_go_in_batches_and_open_alerts_stay(database_url: str) -> None:
     kept = [Kept("A", ts, "", "1", 0, ts, body) for ts in (1, 2, 3, NOW)]
     alerts = [alert("old", "closed", "x"), alert("standing", "open", "y")]
     ledger.write_alerts(at, kept, [Bed("B", 0)], alerts, 5)
-    ledger.write_alerts(at, [], [Bed("A", 0)], [], NOW)
+    ledger.write_alerts(at, [], [Bed("A", 0)], [], 5)  # old, but an alert of it stands
     rows = [(("A", "hr", ts), Minute(1, 1.0, 1, 1, 1, ts, 1)) for ts in (0, 60_000, NOW)]
     ledger.write_trends(at, rows)
 
