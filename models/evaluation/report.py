@@ -75,7 +75,7 @@ def of_rows(given: Given, shipped: Mapping[str, float]) -> dict[str, Any]:
     cohort, told = given.cohort, given.told
     said: dict[str, Any] = {"tasks": {}, "calibration": {}, "decision_curve": {}, "curves": {}}
     said["subgroups"] = {}
-    for task in tasks_of(cohort, told.row, given.others):
+    for task in tasks_of(cohort, told.rows(), given.others):
         p, draws = given.said(task), Draws(cohort.stay[task.row], DRAWS)
         counts = Counts.of(p, task.label, draws)
         entry = beside(task, p, draws) | {"calibration": reliable.calibration(counts)}
@@ -123,7 +123,7 @@ def _curves(counts: Counts) -> dict[str, list[float]]:
 def alarms(given: Given, threshold: float) -> dict[str, Any]:
     """The shipped sepsis alert on the model and the same policy on bedside scores."""
     cohort, policy = given.cohort, given.policy
-    course = Course(cohort, given.told.row, policy)
+    course = Course(cohort, given.told.rows()["sepsis"], policy)
     draws = Draws(course.stays)
     at = np.searchsorted(given.told.row, course.row)
     model = given.told.risk("sepsis")[at]
@@ -193,7 +193,7 @@ def of_weights(
 def bounds(cohort: Cohort, told: Told) -> dict[str, Any]:
     """Coverage of low and high on each plotted task, and by unit type and novelty."""
     said: dict[str, Any] = {}
-    for task in tasks_of(cohort, told.row):
+    for task in tasks_of(cohort, told.rows()):
         if task.name not in PLOTTED:
             continue
         at = np.searchsorted(told.row, task.row)

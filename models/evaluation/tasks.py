@@ -5,7 +5,7 @@ Axes: n rows of the cohort, k of a task.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -13,9 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.evaluation.cohort import NEWEST, Cohort
-from models.network import RISKS
 from models.scores import SCORES
-from models.training.cache import SETS
 
 Floats = NDArray[np.float64]
 BEDSIDE: Final = ("news2", "qsofa", "mews", "sirs")
@@ -50,13 +48,15 @@ def last_of_each(stay: NDArray[np.int64], row: NDArray[np.int64]) -> NDArray[np.
 
 
 def tasks_of(
-    cohort: Cohort, rows: NDArray[np.int64], others: dict[str, dict[str, Floats]] | None = None
+    cohort: Cohort,
+    rows: Mapping[str, NDArray[np.int64]],
+    others: dict[str, dict[str, Floats]] | None = None,
 ) -> Iterator[Task]:
     """Every task that has events among the rows.
 
     Args:
         cohort: All rows.
-        rows: Those that something was said of, ascending.
+        rows: Those that something was said of, ascending, by risk.
         others: What further rivals say of all rows of the cohort, NaN where nothing, by rival
             and risk.
     """
@@ -92,25 +92,27 @@ def tasks_of(
         yield Task(name, risk, row, label, rivals)
 
 
-def _rows(cohort: Cohort, rows: NDArray[np.int64]) -> Iterator[tuple[str, str, NDArray[np.int64]]]:
+def _rows(
+    cohort: Cohort, told: Mapping[str, NDArray[np.int64]]
+) -> Iterator[tuple[str, str, NDArray[np.int64]]]:
     """Name, risk and rows of each task."""
-    stay = cohort.stay[rows]
-    source, hour = cohort.source[stay], cohort.hour[rows]
-    in_2019 = source == SETS.index("physionet2019")
-    yield "sepsis_physionet2019", "sepsis", rows[in_2019]
+    rows = told["sepsis"]
+    rows = rows[cohort.from_set("physionet2019")[rows]]
+    yield "sepsis_physionet2019", "sepsis", rows
     for hospital in ("A", "B"):
-        mine = in_2019 & (cohort.hospital[stay] == hospital)
+        mine = cohort.hospital[cohort.stay[rows]] == hospital
         yield f"sepsis_physionet2019_{hospital}", "sepsis", rows[mine]
-    in_2012 = source == SETS.index("physionet2012")
-    row = rows[in_2012 & (hour < DECISION_H)]
-    yield "mortality_48h_physionet2012", "mortality", last_of_each(cohort.stay, row)
-    in_eicu = source == SETS.index("eicu-demo")
-    row = rows[in_eicu & (hour < EARLY_H)]
-    yield "mortality_24h_eicu", "mortality", last_of_each(cohort.stay, row)
+    rows = told["mortality"]
+    for name, source, hours in (
+        ("mortality_48h_physionet2012", "physionet2012", DECISION_H),
+        ("mortality_24h_eicu", "eicu-demo", EARLY_H),
+    ):
+        row = rows[cohort.from_set(source)[rows] & (cohort.hour[rows] < hours)]
+        yield name, "mortality", last_of_each(cohort.stay, row)
     for risk, (signal, limit) in NORMAL.items():
+        rows = told[risk]
         value = cohort.newest[rows, NEWEST.index(signal)]
-        known = cohort.labels[rows, RISKS.index(risk)] >= 0
-        there = known & np.isfinite(value)
+        there = (cohort.label(risk)[rows] >= 0) & np.isfinite(value)
         yield risk, risk, rows[there]
         yield f"{risk}_now_normal", risk, rows[there & (value >= limit)]
-        yield f"{risk}_eicu", risk, rows[there & in_eicu]
+        yield f"{risk}_eicu", risk, rows[there & cohort.from_set("eicu-demo")[rows]]

@@ -52,6 +52,10 @@ class Told:
         """Probabilities of a risk, [k]."""
         return self.p[:, RISKS.index(name)]
 
+    def rows(self) -> dict[str, NDArray[np.int64]]:
+        """Rows of the cohort that something was said of, by risk."""
+        return {name: self.row[np.isfinite(self.risk(name))] for name in RISKS}
+
 
 def selected(windows: Windows, keep: NDArray[np.int64], bins: int) -> Windows:
     """Some windows of one stay, of their newest hours only."""
@@ -190,35 +194,36 @@ def of_file(cohort: Cohort, path: Path) -> tuple[Told, dict[str, dict[str, Float
 
     Args:
         cohort: The rows they are of.
-        path: npz with `set` (name), `stay` (record), `hour` and `p` [k, R]; further arrays named
-            `p_RIVAL` [k, R] are rivals, NaN where they say nothing.
+        path: npz with `set` (name or index into `SETS`), `stay` (record, or a number that counts
+            the stays of a set in the reader's order), `hour` and `p` [k, R], NaN where nothing is
+            said; `label` [k, R] is checked where it is there; further arrays named `p_RIVAL`
+            [k, R] are rivals.
 
     Raises:
-        ValueError: A row is not in the cohort, or twice in the file.
+        ValueError: A row is not in the cohort, twice in the file, or has another label.
     """
     with np.load(path) as found:
         columns = {name: found[name] for name in found.files}
-    known = {
-        (SETS[s], r): i
-        for i, (s, r) in enumerate(zip(cohort.source.tolist(), cohort.record.tolist(), strict=True))
-    }
-    names, of_row = np.unique(
-        np.char.add(np.char.add(columns["set"].astype(str), "/"), columns["stay"].astype(str)),
-        return_inverse=True,
-    )
-    number = np.array([known.get((n.split("/")[0], n.split("/")[1]), -1) for n in names.tolist()])
-    span = int(max(cohort.hour.max(), columns["hour"].max())) + 1
-    key = number[of_row] * span + columns["hour"]
+    try:
+        kind, hour = columns["set"], columns["hour"].astype(np.int64)
+        names = np.array(SETS)[kind] if kind.dtype.kind in "iu" else kind.astype(np.str_)
+        number = _stays(cohort, names, columns["stay"])
+    except (KeyError, IndexError) as error:
+        raise ValueError(f"{path}: no usable set, stay or hour: {error}") from error
+    span = int(max(cohort.hour.max(), hour.max())) + 1
     mine = cohort.stay * span + cohort.hour
-    row = np.searchsorted(mine, key)
-    matched = (number[of_row] >= 0) & (mine[np.minimum(row, len(mine) - 1)] == key)
-    if not matched.all():
-        raise ValueError(f"{path}: {int((~matched).sum())} rows are not of the recorded sets")
+    row = np.minimum(np.searchsorted(mine, number * span + hour), len(mine) - 1)
+    strange = (number < 0) | (mine[row] != number * span + hour)
+    if strange.any():
+        raise ValueError(f"{path}: {int(strange.sum())} rows are not of the recorded sets")
     order = np.argsort(row, kind="stable")
     if (np.diff(row[order]) == 0).any():
         raise ValueError(f"{path}: a row stands there twice")
-    k = len(order)
-    nothing: Floats = np.zeros((0, len(RISKS)))
+    said = columns.get("label")
+    if said is not None and said.shape == (len(row), len(RISKS)):
+        both = (said >= 0) & (cohort.labels[row] >= 0)
+        if (said[both] != cohort.labels[row][both]).any():
+            raise ValueError(f"{path}: labels are not those of the recorded sets")
     others: dict[str, dict[str, Floats]] = {}
     for name in sorted(n for n in columns if n.startswith("p_")):
         for i, risk in enumerate(RISKS):
@@ -226,7 +231,7 @@ def of_file(cohort: Cohort, path: Path) -> tuple[Told, dict[str, dict[str, Float
             whole[row] = columns[name][:, i]
             if np.isfinite(whole).any():
                 others.setdefault(name.removeprefix("p_"), {})[risk] = whole
-    assert k == len(columns["p"])
+    nothing: Floats = np.zeros((0, len(RISKS)))
     return (
         Told(
             row=row[order],
@@ -240,3 +245,22 @@ def of_file(cohort: Cohort, path: Path) -> tuple[Told, dict[str, dict[str, Float
         ),
         others,
     )
+
+
+def _stays(cohort: Cohort, names: NDArray[np.str_], stay: NDArray[Any]) -> NDArray[np.int64]:
+    """The cohort's number of each row's stay, -1 where it has none."""
+    number = np.full(len(names), -1, np.int64)
+    for name in np.unique(names).tolist():
+        if name not in SETS:
+            continue
+        rows = np.nonzero(names == name)[0]
+        mine = np.nonzero(cohort.source == SETS.index(name))[0]
+        known, at = np.unique(stay[rows], return_inverse=True)
+        if stay.dtype.kind in "iu":
+            # Numbers say an order only: all stays have to be there.
+            if len(known) == len(mine):
+                number[rows] = mine[at]
+            continue
+        of_record = {record: int(i) for i, record in zip(mine, cohort.record[mine], strict=True)}
+        number[rows] = np.array([of_record.get(str(record), -1) for record in known])[at]
+    return number
