@@ -14,6 +14,7 @@ import platform
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -22,7 +23,7 @@ BUILT: Final = HERE / "built"
 SOURCES: Final = ("features.cpp", "network.cpp", "trees.cpp", "write.cpp")
 _OPTIONS: Final = (
     *("-std=c++17", "-O3", "-march=native", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra"),
-    *("-Werror", "-fno-math-errno", "-fno-trapping-math"),
+    *("-Werror", "-Wno-psabi", "-fno-math-errno", "-fno-trapping-math"),
 )
 _FUSED: Final = {"features.cpp": "-ffp-contract=off"}
 """Features have the reference's bits; everything else may fuse multiplication and addition."""
@@ -76,8 +77,7 @@ def build() -> Path:
     objects = []
     for name in SOURCES:
         made = stem.with_suffix(f"{stem.suffix}.{name}.o")
-        fused = _FUSED.get(name, "-ffp-contract=fast")
-        _run([command, *_OPTIONS, fused, "-c", str(HERE / name), "-o", str(made)])
+        compiled(command, name, made)
         objects.append(made)
     part = stem.with_suffix(f"{stem.suffix}.part")
     _run([command, "-shared", "-o", str(part), *map(str, objects)])
@@ -90,6 +90,16 @@ def build() -> Path:
     return path
 
 
+def compiled(command: str, name: str, made: Path, more: Sequence[str] = ()) -> None:
+    """Compile one source.
+
+    Raises:
+        CannotBuild: The compiler refused.
+    """
+    fused = _FUSED.get(name, "-ffp-contract=fast")
+    _run([command, *_OPTIONS, fused, *more, "-c", str(HERE / name), "-o", str(made)])
+
+
 def _run(command: list[str]) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -100,7 +110,7 @@ def main() -> int:
     """Build; without a compiler say so and go on."""
     try:
         build()
-    except CannotBuild as error:
+    except (CannotBuild, OSError) as error:
         print(f"serving engine not built, PyTorch will serve on the CPU: {error}", file=sys.stderr)
     return 0
 

@@ -9,11 +9,18 @@
 
 namespace vitalstream {
 
-// Sixteen floats; the compiler lowers them to what the machine has.
-typedef float f16 __attribute__((vector_size(64)));
-typedef int32_t i16 __attribute__((vector_size(64)));
-
+// A vector is as wide as the machine's registers: the compiler makes wider ones slow.
+#if defined(__AVX512F__)
 constexpr int LANES = 16;
+#elif defined(__AVX__)
+constexpr int LANES = 8;
+#else
+constexpr int LANES = 4;
+#endif
+typedef float floats __attribute__((vector_size(4 * LANES)));
+typedef int32_t ints __attribute__((vector_size(4 * LANES)));
+
+constexpr int PAD = 16;  // what widths are padded to, for any machine
 constexpr int MEMORIES = 3;
 constexpr int D = 10;  // features of a signal
 constexpr int E = 4;   // features of a vital's minutes
@@ -24,7 +31,7 @@ constexpr int MAX_BINS = 256;
 constexpr int MAX_RISKS = 4;
 constexpr float CLIP = 6.0f;
 
-inline int padded(int n) { return (n + LANES - 1) / LANES * LANES; }
+inline int padded(int n) { return (n + PAD - 1) / PAD * PAD; }
 
 // An inner node of a tree: left where the feature is not above; ~leaf where negative.
 struct Node {
@@ -43,7 +50,7 @@ struct Model {
     float decay[MEMORIES];
     float age_ms;
     float absent[D];
-    // First layer: columns of the experts side by side, then the gate's, each padded to LANES.
+    // First layer: columns of the experts side by side, then the gate's, each padded to PAD.
     int32_t width, gate_at, gate_width;
     const float *base;        // [width]: bias and what signals say that were never measured
     const float *of_signals;  // [signals, D, width]
@@ -57,8 +64,8 @@ struct Model {
     int32_t inner;                 // all inner units
     const float *body[EXPERTS];    // [hidden_of, inner_of]
     const float *body_bias;        // [inner]
-    const float *heads;            // [inner, LANES]: expert by risk, the rest 0
-    const float *heads_bias;       // [LANES]
+    const float *heads;            // [inner, PAD]: expert by risk, the rest 0
+    const float *heads_bias;       // [PAD]
     // Novelty.
     int32_t knots;
     const float *knot, *level;  // [knots]

@@ -11,17 +11,17 @@ namespace {
 constexpr float NONE = std::numeric_limits<float>::quiet_NaN();
 constexpr float INF = std::numeric_limits<float>::infinity();
 
-inline f16 load(const float *from) {
-    f16 x;
+inline floats load(const float *from) {
+    floats x;
     std::memcpy(&x, from, sizeof x);
     return x;
 }
 
-inline void store(float *to, f16 x) { std::memcpy(to, &x, sizeof x); }
+inline void store(float *to, floats x) { std::memcpy(to, &x, sizeof x); }
 
-inline f16 all(float x) { return f16{} + x; }
+inline floats all(float x) { return floats{} + x; }
 
-inline f16 clamped(f16 x) {
+inline floats clamped(floats x) {
     x = x < -CLIP ? all(-CLIP) : x;
     return x > CLIP ? all(CLIP) : x;
 }
@@ -34,7 +34,7 @@ void memories(const float *x, int bins, int width, float decay, float *room, flo
         for (int pair = 0; pair < pairs; pair++) {
             const int late = 2 * pair + 1 - odd, early = late - 1;
             for (int at = 0; at < width; at += LANES) {
-                const f16 old = early < 0 ? f16{} : load(from + early * width + at);
+                const floats old = early < 0 ? floats{} : load(from + early * width + at);
                 store(room + pair * width + at, load(from + late * width + at) + old * decay);
             }
         }
@@ -44,11 +44,6 @@ void memories(const float *x, int bins, int width, float decay, float *room, flo
     }
     std::memcpy(out, from, sizeof(float) * width);
 }
-
-struct Filled {
-    float *value, *here;  // [bins, width]
-    f16 low, high;
-};
 
 }  // namespace
 
@@ -72,75 +67,81 @@ void features(const Model &model, const Batch &batch, int row, Seen &seen) {
         skewed[s] = real && model.skewed[s] ? -1 : 0;
         newest[s] = real ? batch.newest[int64_t(row) * count + s] : NONE;
     }
-    auto standard = [&](f16 x, int at) {
-        i16 tail;
+    auto standard = [&](floats x, int at) {
+        ints tail;
         std::memcpy(&tail, skewed + at, sizeof tail);
-        const f16 squashed = tail ? x / (x + load(typical + at)) : x;
+        const floats squashed = tail ? x / (x + load(typical + at)) : x;
         return clamped((squashed - load(centre + at)) / load(spread + at));
     };
     for (int at = 0; at < width; at += LANES) {
         const int part = count - at < LANES ? count - at : LANES;
-        f16 least = all(INF), most = all(-INF);
+        floats least = all(INF), most = all(-INF);
         for (int bin = 0; bin < bins; bin++) {
-            f16 raw = all(NONE);
+            floats raw = all(NONE);
             std::memcpy(&raw, hours + int64_t(bin) * count + at, sizeof(float) * part);
-            const i16 here = raw == raw;
-            const f16 z = standard(raw, at);
+            const ints here = raw == raw;
+            const floats z = standard(raw, at);
             least = (here && z < least) ? z : least;
             most = (here && z > most) ? z : most;
-            store(room + bin * 2 * width + at, here ? z : f16{});
-            store(room + bin * 2 * width + width + at, here ? all(1.0f) : f16{});
+            store(room + bin * 2 * width + at, here ? z : floats{});
+            store(room + bin * 2 * width + width + at, here ? all(1.0f) : floats{});
         }
-        const i16 some = least <= CLIP;
-        store(low + at, some ? least : f16{});
-        store(high + at, some ? most : f16{});
+        const ints some = least <= CLIP;
+        store(low + at, some ? least : floats{});
+        store(high + at, some ? most : floats{});
     }
     for (int k = 0; k < MEMORIES; k++)
         memories(room, bins, 2 * width, model.decay[k], half, pooled[k]);
     for (int at = 0; at < width; at += LANES) {
-        const f16 now = load(newest + at);
-        const i16 known = now == now;
-        f16 age = f16{};
+        const floats now = load(newest + at);
+        const ints known = now == now;
+        floats age = floats{};
         for (int s = at; s < at + LANES && s < count; s++)
             age[s - at] = float(batch.age_ms[int64_t(row) * count + s]);
-        store(seen.signal[0] + at, known ? standard(now, at) : f16{});
-        store(seen.signal[1] + at, known ? f16{} : all(1.0f));
+        store(seen.signal[0] + at, known ? standard(now, at) : floats{});
+        store(seen.signal[1] + at, known ? floats{} : all(1.0f));
         store(seen.signal[2] + at, known ? age / (age + model.age_ms) : all(1.0f));
         for (int k = 0; k < MEMORIES; k++) {
-            const f16 weight = load(pooled[k] + width + at);
-            const f16 mean = load(pooled[k] + at) / weight;
-            store(seen.signal[3 + k] + at, weight > 0.0f ? mean : f16{});
+            const floats weight = load(pooled[k] + width + at);
+            const floats mean = load(pooled[k] + at) / weight;
+            store(seen.signal[3 + k] + at, weight > 0.0f ? mean : floats{});
             if (k > 0) store(seen.signal[5 + k] + at, weight * (1.0f - model.decay[k]));
         }
         store(seen.signal[8] + at, load(low + at));
         store(seen.signal[9] + at, load(high + at));
     }
 
-    // The last hour of the vitals; MAX_VITALS is one vector.
+    // The last hour of the vitals.
     const float *minutes = batch.minutes + int64_t(row) * batch.minute_bins * model.vitals;
-    f16 middle = f16{}, scale = all(1.0f), least = all(INF), most = all(-INF);
-    for (int v = 0; v < model.vitals; v++) {
-        middle[v] = model.centre[model.vital_at[v]];
-        scale[v] = model.spread[model.vital_at[v]];
+    alignas(64) float middle[MAX_VITALS] = {}, scale[MAX_VITALS];
+    for (int v = 0; v < MAX_VITALS; v++) {
+        if (v < model.vitals) middle[v] = model.centre[model.vital_at[v]];
+        scale[v] = v < model.vitals ? model.spread[model.vital_at[v]] : 1.0f;
     }
-    for (int bin = 0; bin < batch.minute_bins; bin++) {
-        f16 raw = all(NONE);
-        std::memcpy(&raw, minutes + bin * model.vitals, sizeof(float) * model.vitals);
-        const i16 here = raw == raw;
-        const f16 z = clamped((raw - middle) / scale);
-        least = (here && z < least) ? z : least;
-        most = (here && z > most) ? z : most;
-        store(room + bin * 2 * LANES, here ? z : f16{});
-        store(room + bin * 2 * LANES + LANES, here ? all(1.0f) : f16{});
+    for (int at = 0; at < MAX_VITALS; at += LANES) {
+        const int left = model.vitals - at, part = left < 0 ? 0 : left < LANES ? left : LANES;
+        floats least = all(INF), most = all(-INF);
+        for (int bin = 0; bin < batch.minute_bins; bin++) {
+            floats raw = all(NONE);
+            std::memcpy(&raw, minutes + bin * model.vitals + at, sizeof(float) * part);
+            const ints here = raw == raw;
+            const floats z = clamped((raw - load(middle + at)) / load(scale + at));
+            least = (here && z < least) ? z : least;
+            most = (here && z > most) ? z : most;
+            store(room + bin * 2 * MAX_VITALS + at, here ? z : floats{});
+            store(room + bin * 2 * MAX_VITALS + MAX_VITALS + at, here ? all(1.0f) : floats{});
+        }
+        const ints some = least <= CLIP;
+        store(seen.minute[2] + at, some ? least : floats{});
+        store(seen.minute[3] + at, some ? most : floats{});
     }
-    memories(room, batch.minute_bins, 2 * LANES, 1.0f, half, pooled[0]);
-    const f16 number = load(pooled[0] + LANES);
-    const i16 present = number > 0.0f;
-    const i16 some = least <= CLIP;
-    store(seen.minute[0], present ? all(1.0f) : f16{});
-    store(seen.minute[1], present ? load(pooled[0]) / number : f16{});
-    store(seen.minute[2], some ? least : f16{});
-    store(seen.minute[3], some ? most : f16{});
+    memories(room, batch.minute_bins, 2 * MAX_VITALS, 1.0f, half, pooled[0]);
+    for (int at = 0; at < MAX_VITALS; at += LANES) {
+        const floats number = load(pooled[0] + MAX_VITALS + at);
+        const ints present = number > 0.0f;
+        store(seen.minute[0] + at, present ? all(1.0f) : floats{});
+        store(seen.minute[1] + at, present ? load(pooled[0] + at) / number : floats{});
+    }
 }
 
 }  // namespace vitalstream

@@ -12,51 +12,51 @@ constexpr int MAX_WIDTH = 2048;
 constexpr int MAX_INNER = 1024;
 constexpr int MAX_FLAT = 2048;
 
-inline f16 load(const float *from) {
-    f16 x;
+inline floats load(const float *from) {
+    floats x;
     std::memcpy(&x, from, sizeof x);
     return x;
 }
 
-inline void store(float *to, f16 x) { std::memcpy(to, &x, sizeof x); }
+inline void store(float *to, floats x) { std::memcpy(to, &x, sizeof x); }
 
-inline f16 all(float x) { return f16{} + x; }
+inline floats all(float x) { return floats{} + x; }
 
 // e^x within two units in the last place: 2^n times a polynomial on [-ln 2 / 2, ln 2 / 2].
-inline f16 exponential(f16 x) {
+inline floats exponential(floats x) {
     x = x < -87.0f ? all(-87.0f) : x;
     x = x > 88.0f ? all(88.0f) : x;
-    const f16 magic = all(12582912.0f);  // adding it rounds to a whole number
-    const f16 n = (x * 1.44269504088896341f + magic) - magic;
-    f16 r = x - n * 0.693359375f;
+    const floats magic = all(12582912.0f);  // adding it rounds to a whole number
+    const floats n = (x * 1.44269504088896341f + magic) - magic;
+    floats r = x - n * 0.693359375f;
     r = r + n * 2.12194440e-4f;
-    f16 poly = all(1.9875691500e-4f);
+    floats poly = all(1.9875691500e-4f);
     poly = poly * r + 1.3981999507e-3f;
     poly = poly * r + 8.3334519073e-3f;
     poly = poly * r + 4.1665795894e-2f;
     poly = poly * r + 1.6666665459e-1f;
     poly = poly * r + 5.0000001201e-1f;
     poly = poly * (r * r) + r + 1.0f;
-    const i16 power = (__builtin_convertvector(n, i16) + 127) << 23;
-    f16 scale;
+    const ints power = (__builtin_convertvector(n, ints) + 127) << 23;
+    floats scale;
     std::memcpy(&scale, &power, sizeof scale);
     return poly * scale;
 }
 
-inline f16 silu(f16 x) { return x / (1.0f + exponential(-x)); }
+inline floats silu(floats x) { return x / (1.0f + exponential(-x)); }
 
 // inner[BLOCK, N of them] = active[BLOCK, depth] @ weight[depth, N] + bias: N is COLUMNS vectors.
 template <int COLUMNS>
 void product(const float *active, int active_step, int depth, const float *weight, int weight_step,
              const float *bias, float *out, int out_step) {
-    f16 sum[BLOCK][COLUMNS];
+    floats sum[BLOCK][COLUMNS];
     for (int i = 0; i < BLOCK; i++)
         for (int j = 0; j < COLUMNS; j++) sum[i][j] = load(bias + j * LANES);
     for (int k = 0; k < depth; k++) {
-        f16 row[COLUMNS];
+        floats row[COLUMNS];
         for (int j = 0; j < COLUMNS; j++) row[j] = load(weight + k * weight_step + j * LANES);
         for (int i = 0; i < BLOCK; i++) {
-            const f16 x = all(active[i * active_step + k]);
+            const floats x = all(active[i * active_step + k]);
             for (int j = 0; j < COLUMNS; j++) sum[i][j] += x * row[j];
         }
     }
@@ -67,8 +67,10 @@ void product(const float *active, int active_step, int depth, const float *weigh
 void dense(const float *active, int active_step, int depth, const float *weight, int columns,
            const float *bias, float *out, int out_step) {
     int at = 0;
-    for (; columns - at >= 4 * LANES; at += 4 * LANES)
-        product<4>(active, active_step, depth, weight + at, columns, bias + at, out + at, out_step);
+    if (LANES == 16)  // the others have half as many registers
+        for (; columns - at >= 4 * LANES; at += 4 * LANES)
+            product<4>(active, active_step, depth, weight + at, columns, bias + at, out + at,
+                       out_step);
     for (; columns - at >= 2 * LANES; at += 2 * LANES)
         product<2>(active, active_step, depth, weight + at, columns, bias + at, out + at, out_step);
     for (; at < columns; at += LANES)
@@ -91,7 +93,7 @@ struct Room {
     alignas(64) float moved[MAX_SIGNALS][MAX_WIDTH];
     alignas(64) float active[BLOCK][MAX_WIDTH];
     alignas(64) float inner[BLOCK][MAX_INNER];
-    alignas(64) float logits[MAX_SIGNALS + BLOCK + 1][LANES];
+    alignas(64) float logits[MAX_SIGNALS + BLOCK + 1][PAD];
     alignas(64) float flat[MAX_FLAT];
     Seen seen;
     int known[MAX_SIGNALS];
@@ -105,7 +107,7 @@ void move(const Model &m, const Seen &seen, int signal, int vital, float *out) {
     const float *weight = m.of_signals + int64_t(signal) * D * m.width;
     const float *minute = vital < 0 ? nullptr : m.of_minutes + int64_t(vital) * E * m.width;
     for (int at = 0; at < m.width; at += LANES) {
-        f16 sum = f16{};
+        floats sum = floats{};
         for (int d = 0; d < D; d++) sum += x[d] * load(weight + d * m.width + at);
         if (minute)
             for (int e = 0; e < E; e++)
@@ -150,7 +152,7 @@ void row_of(const Model &m, const Batch &batch, int row, const Answer &out, Room
     float gate[EXPERTS], share[EXPERTS];
     for (int i = 0; i < EXPERTS; i++) gate[i] = m.gate_bias[i];
     for (int at = 0; at < m.gate_width; at += LANES) {
-        const f16 x = silu(load(room.hidden + m.gate_at + at));
+        const floats x = silu(load(room.hidden + m.gate_at + at));
         for (int lane = 0; lane < LANES; lane++)
             for (int i = 0; i < EXPERTS; i++)
                 gate[i] += x[lane] * m.gate[(at + lane) * EXPERTS + i];
@@ -169,7 +171,7 @@ void row_of(const Model &m, const Batch &batch, int row, const Answer &out, Room
             const int variant = at + i;
             const float *less = variant == 0 || variant >= variants ? nullptr : room.moved[variant - 1];
             for (int j = 0; j < hidden; j += LANES) {
-                f16 x = load(room.hidden + j);
+                floats x = load(room.hidden + j);
                 if (less) x = x - load(less + j);
                 store(room.active[i] + j, silu(x));
             }
@@ -181,8 +183,7 @@ void row_of(const Model &m, const Batch &batch, int row, const Answer &out, Room
         for (int i = 0; i < BLOCK; i++)
             for (int j = 0; j < m.inner; j += LANES)
                 store(room.inner[i] + j, silu(load(room.inner[i] + j)));
-        dense(room.inner[0], MAX_INNER, m.inner, m.heads, LANES, m.heads_bias, room.logits[at],
-              LANES);
+        dense(room.inner[0], MAX_INNER, m.inner, m.heads, PAD, m.heads_bias, room.logits[at], PAD);
     }
     auto mixed = [&](int variant, int risk) {
         float sum = 0.0f;
@@ -269,7 +270,7 @@ PUBLIC int vitalstream_predict(const vitalstream::Model *model, const vitalstrea
     const int flat = model->signals * D + model->vitals * E + model->cases;
     if (model->signals > MAX_SIGNALS || model->vitals > MAX_VITALS || batch->bins > MAX_BINS ||
         batch->minute_bins > MAX_BINS || model->risks > MAX_RISKS || flat > MAX_FLAT ||
-        model->risks * EXPERTS > LANES || model->width > MAX_WIDTH || model->inner > MAX_INNER)
+        model->risks * EXPERTS > PAD || model->width > MAX_WIDTH || model->inner > MAX_INNER)
         return 1;
     static thread_local Room room;
     for (int row = begin; row < end; row++) row_of(*model, *batch, row, *answer, room);

@@ -19,7 +19,7 @@ from models.network import RISKS
 from models.signals import COUNT
 from models.window_store import Windows
 
-LANES: Final = 16
+PAD: Final = 16
 NODE: Final = np.dtype(
     [("threshold", "<f4"), ("feature", "<i2"), ("left", "<i2"), ("right", "<i2")], align=True
 )
@@ -98,7 +98,7 @@ class Answer(ctypes.Structure):
 
 
 def _padded(count: int) -> int:
-    return -(-count // LANES) * LANES
+    return -(-count // PAD) * PAD
 
 
 class Packed:
@@ -184,7 +184,7 @@ class Packed:
 
         bodies = [experts.body.weight.T, *experts.bodies]
         biases = [experts.body.bias, *experts.body_bias[:, 0]]
-        heads = experts.head.weight.new_zeros(inner, LANES)
+        heads = experts.head.weight.new_zeros(inner, PAD)
         body_bias = heads.new_zeros(inner)
         for i, (body, bias) in enumerate(zip(bodies, biases, strict=True)):
             padded = heads.new_zeros(to.hidden_of[i], to.inner_of[i])
@@ -197,7 +197,7 @@ class Packed:
                 heads[: inner_of[0], : N * R] = experts.head.weight.T.repeat(1, N)
             else:
                 heads[at : at + inner_of[i], i * R : (i + 1) * R] = experts.heads[i - 1]
-        heads_bias = heads.new_zeros(LANES)
+        heads_bias = heads.new_zeros(PAD)
         heads_bias[: N * R] = experts.head.bias.repeat(N)
         to.body_bias = self._keep(body_bias, np.float32)
         to.heads = self._keep(heads, np.float32)
