@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import numpy as np
@@ -51,6 +51,7 @@ from models.federated.messages import (
     Unmask,
     to_be_signed,
 )
+from models.federated.noise import normal_words
 
 _ONCE: Final = bytes(12)
 """The nonce of a key that seals one message."""
@@ -146,21 +147,28 @@ class Client:
             )
         return Shares(self.context, commitment(self.context, self._seed), sealed)
 
-    def mask(self, answer: Inbox, values: NDArray[np.float32], weight: int = 1) -> Masked:
-        """The vector with this client's weight behind it, in fixed point and masked.
+    def mask(
+        self,
+        answer: Inbox,
+        values: NDArray[np.float32],
+        weights: int | Sequence[int] | NDArray[np.int64] = 1,
+    ) -> Masked:
+        """The vector with this client's whole numbers behind it, in fixed point and masked.
 
         Args:
             answer: What others sealed for this client; all of it is opened at once, so that a
                 spoilt share is known before the vector is sent.
-            values: Finite, [size - 1]; cut to the task's bound.
-            weight: From 1 to the task's `max_weight`; the last entry of the vector.
+            values: Finite, [size - weights]; cut to the task's bound.
+            weights: From 0 to the task's `max_weight`; the last entries of the vector.
         """
         self._step("mask", answer.context)
-        if values.shape != (self.task.size - 1,):
-            raise WrongSize(f"an update of shape {values.shape}, not ({self.task.size - 1},)")
-        numbers = self.task.numbers
-        if not 1 <= weight <= self.task.max_weight:
-            raise ValueError(f"weight must lie in [1, {self.task.max_weight}], not {weight}")
+        counts = np.atleast_1d(np.asarray(weights, np.int64))
+        if values.shape != (self.task.size - self.task.weights,):
+            raise WrongSize(f"an update of shape {values.shape} for {self.task.size} entries")
+        if counts.shape != (self.task.weights,):
+            raise WrongSize(f"{len(counts)} whole numbers, not {self.task.weights}")
+        if len(counts) and not 0 <= counts.min() <= counts.max() <= self.task.max_weight:
+            raise ValueError(f"whole numbers must lie in [0, {self.task.max_weight}]")
         unknown = answer.sealed.keys() - self._advertised.keys()
         if unknown or self.name in answer.sealed:
             raise Lied("shares of a client that did not advertise")
@@ -183,13 +191,17 @@ class Client:
             (plus if self.name < name else minus).append(key)
         own = self._own
         self._shares[self.name] = own[: shamir.SHARE_BYTES], own[shamir.SHARE_BYTES :]
-        full = np.empty(self.task.size, np.float32)
-        full[:-1] = values
-        full[-1] = 0.0
-        masker = Masker(plus, minus)
-        words = numbers.encode(full, masker)
-        # The weight is a whole number: added to the entry that was masked as zero.
-        words[-1:] += np.uint32(weight)
+        full = np.zeros(self.task.size, np.float32)
+        full[: len(values)] = values
+        numbers = self.task.numbers
+        if self.task.recipe.noise and np.isfinite(values).all():
+            # The fixed point has room for the noise, which is added to what was cut already.
+            np.clip(values, -self.task.clip, self.task.clip, out=full[: len(values)])
+        words = numbers.encode(full, Masker(plus, minus))
+        # Whole numbers are added to entries that were masked as zero.
+        words[len(values) :] += counts.astype(np.uint32)
+        if self.task.recipe.noise:
+            words[: len(values)] += normal_words(len(values), self.task.own_noise / numbers.step)
         return Masked(self.context, numbers.pack(words))
 
     def agree(self, answer: Survivors) -> Agree:

@@ -9,50 +9,23 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import msgspec
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from numpy.typing import NDArray
 
-from models.federated import files
+from models.federated import files, privacy
+from models.federated.course import Ask, Course
 from models.federated.errors import Early, Late, ProtocolError, Replay
 from models.federated.messages import Answer, Message, Phase, Task, usual_threshold
-from models.federated.server import Result, Round
-from models.federated.strategy import Strategy
+from models.federated.server import Round
 
 _KEPT: Final = "federation.msgpack"
 _ROUND: Final = "round.msgpack"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """How a federation learns.
-
-    Attributes:
-        federation: Its name.
-        rounds: Rounds that must succeed.
-        bits: Bits of an entry on the wire.
-        clip: Bound of an entry of an update.
-        max_weight: Rows of a site that count, at most.
-        threshold: Sites without whom nothing is revealed; 0: two thirds.
-        gather_s: Time for the rest once a threshold of sites is there (they train meanwhile).
-        phase_s: Time for each of the other phases.
-        strategy: What is made of a mean update.
-    """
-
-    federation: str = "vitalstream"
-    rounds: int = 20
-    bits: Literal[24, 32] = 32
-    clip: float = 1.0
-    max_weight: int = 100_000
-    threshold: int = 0
-    gather_s: float = 600.0
-    phase_s: float = 60.0
-    strategy: Strategy = field(default_factory=Strategy)
+_LIGHT: Final = "round-since.msgpack"
 
 
 class Past(msgspec.Struct):
@@ -66,9 +39,7 @@ class Past(msgspec.Struct):
 
 class _Kept(msgspec.Struct):
     number: int
-    succeeded: int
-    model: bytes
-    moments: list[bytes]
+    course: bytes
     past: list[Past]
 
 
@@ -78,39 +49,36 @@ class Hub:
     Args:
         folder: Where the state lies; one that is there goes on.
         roster: Identity keys by name.
-        plan: How to learn.
-        model: Start, float32 [parameters]; of no account where the folder has a state.
+        course: What is asked and learnt, at its start.
+        now_s: Now.
 
     Raises:
-        ValueError: The folder's state is of a model of another size, or the plan is impossible.
+        ValueError: The folder's state is of a model of another size, or of another strategy.
     """
 
     def __init__(
         self,
         folder: Path,
         roster: Mapping[str, Ed25519PublicKey],
-        plan: Plan,
-        model: NDArray[np.float32],
+        course: Course,
         now_s: float,
     ) -> None:
-        self.plan, self.roster, self._folder = plan, dict(roster), folder
+        self.course, self.plan = course, course.plan
+        self.roster, self._folder = dict(roster), folder
         self._since_s = now_s
-        self._model = model.astype("<f4")
-        self._moments = plan.strategy.start(len(model))
-        self._kept = _Kept(1, 0, self._model.tobytes(), [m.tobytes() for m in self._moments], [])
+        self._kept = _Kept(1, course.state(), [])
         self.round: Round | None = None
         if (folder / _KEPT).exists():
             self._kept = msgspec.msgpack.decode((folder / _KEPT).read_bytes(), type=_Kept)
-            if len(self._kept.model) != 4 * len(model):
-                raise ValueError(f"{folder}: the state is of a model of another size")
-            self._model = np.frombuffer(self._kept.model, "<f4").copy()
-            if len(self._kept.moments) != len(self._moments):
-                raise ValueError(f"{folder}: the state is of another strategy")
-            self._moments = [np.frombuffer(m, "<f8").copy() for m in self._kept.moments]
-        self._digest = hashlib.sha256(self._kept.model).digest()
+            try:
+                course.restore(self._kept.course)
+            except ValueError as error:
+                raise ValueError(f"{folder}: {error}") from error
+        self._prepare()
         if (folder / _ROUND).exists():
-            found = Round.restore((folder / _ROUND).read_bytes(), self.roster)
-            if found.state.task == self._task():
+            light = (folder / _LIGHT).read_bytes() if (folder / _LIGHT).exists() else None
+            found = Round.restore((folder / _ROUND).read_bytes(), self.roster, light)
+            if found.state.task == self._task:
                 self.round = found
         if self.round is None:
             self._open(now_s)
@@ -118,17 +86,24 @@ class Hub:
     @property
     def finished(self) -> bool:
         """Whether all rounds are done."""
-        return self._kept.succeeded >= self.plan.rounds
+        return self.course.finished
 
     @property
     def model(self) -> NDArray[np.float32]:
         """The model as it is, float32 [parameters]."""
-        return self._model
+        return self.course.model
 
     @property
     def past(self) -> list[Past]:
         """Rounds that are over."""
         return self._kept.past
+
+    @property
+    def most_bytes(self) -> int:
+        """What no message of the running round is longer than."""
+        task = self._task
+        size = 0 if task is None else task.numbers.wire_bytes(task.size)
+        return size + 65536 + 512 * len(self.roster)
 
     def offer(self, client: str) -> Task | None:
         """The round that a client can take part in now."""
@@ -137,10 +112,10 @@ class Hub:
             return None
         return found.state.task
 
-    def model_bytes(self, number: int) -> bytes:
-        """The model that a round is of, float32 little-endian. Raises Replay for another round."""
+    def material(self, number: int) -> bytes:
+        """What a round is of, as MessagePack. Raises Replay for another round."""
         self._running(number)
-        return self._kept.model
+        return self._material
 
     def receive(self, client: str, number: int, message: Message, now_s: float) -> None:
         """Take a client's message and keep it. Raises ProtocolError."""
@@ -150,7 +125,7 @@ class Hub:
         found.receive(client, message)
         if found.phase == "advertise" and len(found.heard) == found.state.task.threshold:
             self._since_s = now_s
-        files.replace(self._folder / _ROUND, found.snapshot())
+        self._keep(found)
         self.tick(now_s)
 
     def answer(self, client: str, number: int, phase: Phase) -> Answer | None:
@@ -174,11 +149,21 @@ class Hub:
             return True
         self._since_s = now_s
         if result is None:
-            files.replace(self._folder / _ROUND, found.snapshot())
+            self._keep(found)
         else:
-            self._learn(found.state.task, result)
+            self.course.learn(self._ask, result)
+            self._kept.course = self.course.state()
+            rows = int(result.weights[0]) if found.state.task.weights == 1 else 0
+            self._kept.past.append(Past(found.state.task.number, result.clients, rows))
             self._next(now_s)
         return True
+
+    def spent(self) -> dict[str, Any]:
+        """What all rounds that were begun spend of privacy, for the card."""
+        if self.plan.recipe.noise <= 0:
+            return {"unit": None, "epsilon": None}
+        task = self._made(self.course.learning(self._kept.number), b"")
+        return privacy.said(task, self._kept.number - 1)
 
     def status(self) -> dict[str, Any]:
         """The state in words and numbers; nothing of any client's."""
@@ -186,14 +171,20 @@ class Hub:
         return {
             "federation": self.plan.federation,
             "finished": self.finished,
-            "succeeded": self._kept.succeeded,
-            "rounds": self.plan.rounds,
+            "succeeded": self.course.done,
+            "rounds": len(self.plan.stages),
+            "asks": None if found is None else found.state.task.recipe.kind,
             "number": self._kept.number,
             "phase": None if found is None else found.phase,
             "heard": 0 if found is None else len(found.heard),
             "expected": 0 if found is None else len(found.expected),
             "past": [msgspec.to_builtins(past) for past in self._kept.past[-5:]],
         }
+
+    def _keep(self, found: Round) -> None:
+        """Keep the running round; the sum only where it has changed."""
+        light = found.phase != "mask" and (self._folder / _ROUND).exists()
+        files.replace(self._folder / (_LIGHT if light else _ROUND), found.snapshot(light=light))
 
     def _due(self, found: Round, now_s: float) -> bool:
         heard = len(found.heard)
@@ -211,15 +202,6 @@ class Hub:
             raise Replay(f"round {number} is not the one that runs")
         return self.round
 
-    def _learn(self, task: Task, result: Result) -> None:
-        update = result.total * (task.max_weight / result.weight)
-        self._model, self._moments = self.plan.strategy.step(self._model, update, self._moments)
-        self._kept.model = self._model.astype("<f4").tobytes()
-        self._kept.moments = [moment.tobytes() for moment in self._moments]
-        self._kept.succeeded += 1
-        self._kept.past.append(Past(task.number, result.clients, result.weight))
-        self._digest = hashlib.sha256(self._kept.model).digest()
-
     def _next(self, now_s: float) -> None:
         self._kept.number += 1
         self.round = None
@@ -229,20 +211,33 @@ class Hub:
         """Keep what is, and open the next round, if there is one."""
         files.replace(self._folder / _KEPT, msgspec.msgpack.encode(self._kept))
         (self._folder / _ROUND).unlink(missing_ok=True)
+        (self._folder / _LIGHT).unlink(missing_ok=True)
         self._since_s = now_s
-        if not self.finished:
-            self.round = Round(self._task(), self.roster)
+        self._prepare()
+        if self._task is not None:
+            self.round = Round(self._task, self.roster)
 
-    def _task(self) -> Task:
+    def _prepare(self) -> None:
+        """Make the next round's material and task; None where all rounds are done."""
+        self._task: Task | None = None
+        if self.finished:
+            return
+        self._ask = self.course.ask(self._kept.number, len(self.roster))
+        self._material = msgspec.msgpack.encode(self._ask.material)
+        self._task = self._made(self._ask, self._material)
+
+    def _made(self, ask: Ask, material: bytes) -> Task:
         plan = self.plan
         return Task(
             federation=plan.federation,
             number=self._kept.number,
-            size=len(self._model) + 1,
-            bits=plan.bits,
-            clip=plan.clip,
-            max_weight=plan.max_weight,
+            size=ask.values + ask.weights,
+            weights=ask.weights,
+            bits=ask.bits,
+            clip=ask.clip,
+            max_weight=ask.max_weight,
             threshold=plan.threshold or usual_threshold(len(self.roster)),
             clients=tuple(sorted(self.roster)),
-            model=self._digest,
+            model=hashlib.sha256(material).digest(),
+            recipe=ask.recipe,
         )

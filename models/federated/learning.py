@@ -1,65 +1,115 @@
-"""The shipped model's network as a flat vector, trained on one hospital's rows."""
+"""The shipped model's network as a flat vector, taught on one hospital's rows."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any, Final
+import secrets
+from typing import Final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.nn.utils import parameters_to_vector, vector_to_parameters
+from torch import Tensor
+from torch.func import functional_call, grad, vmap
 
-from models import checkpoint
-from models.network import Network
-from models.training import fit
-from models.training.cache import SETS, Table, build, folder_of
-from models.training.evaluate import part, without_outcome
+from models.federated import bins, lesson
+from models.federated.course import Material
+from models.federated.messages import Recipe
+from models.federated.model import base, federation, fill, flat, logits_of, save
+from models.federated.outgoing import Contribution
+from models.federated.rows import ROWS, parts_of, read, rows_of, write
+from models.network import RISKS, Network, Said
+from models.training.cache import Table
+from models.training.metrics import gains
+
+__all__ = [
+    "BATCH",
+    "ROWS",
+    "NetworkLearner",
+    "base",
+    "federation",
+    "fill",
+    "flat",
+    "parts_of",
+    "read",
+    "rows_of",
+    "save",
+    "write",
+]
 
 BATCH: Final = 512
-ROWS: Final = "rows.npz"
-
-
-def flat(network: Network) -> NDArray[np.float32]:
-    """All parameters in one vector, float32 [parameters]."""
-    vector: NDArray[np.float32] = parameters_to_vector(network.parameters()).detach().numpy().copy()
-    return vector
-
-
-def fill(network: Network, vector: NDArray[np.float32]) -> None:
-    """Set all parameters. Raises ValueError for a vector of another size."""
-    size = sum(p.numel() for p in network.parameters())
-    if vector.shape != (size,):
-        raise ValueError(f"a vector of {vector.shape} for {size} parameters")
-    vector_to_parameters(torch.from_numpy(vector.copy()), network.parameters())
+_STEEPEST: Final = 5.0
+"""Bound of a local step's gradient norm."""
+_AT_ONCE: Final = 64
+"""Stays whose gradients are held side by side."""
 
 
 class NetworkLearner:
-    """Local passes of AdamW over a hospital's rows, from the round's model.
+    """What a hospital computes on its rows, from the round's model.
 
     Args:
         network: Its buffers (typical values, novelty) are the federation's, its parameters are
             overwritten.
         table: This hospital's training rows.
-        rate: Learning rate.
-        passes: Passes over the rows in a round.
+        rate: Learning rate of a round that averages models, where the round says none.
+        passes: Passes over the rows in such a round.
         seed: Of order, hiding and dropping.
+        held: This hospital's rows for calibration.
     """
 
     def __init__(
-        self, network: Network, table: Table, *, rate: float, passes: int = 1, seed: int = 7
+        self,
+        network: Network,
+        table: Table,
+        *,
+        rate: float = 1e-3,
+        passes: int = 1,
+        seed: int = 7,
+        held: Table | None = None,
     ) -> None:
-        self._network, self._table = network, table
+        self._network, self._table, self._held = network, table, held
         self._rate, self._passes, self._seed = rate, passes, seed
 
-    def train(self, model: NDArray[np.float32], number: int) -> tuple[NDArray[np.float32], int]:
-        """The update after the passes, and the rows it was learnt from."""
+    def answer(self, recipe: Recipe, material: Material, number: int) -> Contribution:
+        """What a round asks for. Raises ValueError for a model of another size."""
+        torch.set_num_threads(1)
+        model = material.parameters
+        nothing = np.zeros(0, np.float32)
+        if recipe.kind == "count":
+            return Contribution(nothing, lesson.count(self._table))
+        if recipe.kind == "average":
+            update, rows = self.train(model, number, rate=recipe.rate)
+            return Contribution(update, np.array([rows], np.int64))
+        if recipe.kind == "gradient":
+            if recipe.noise and recipe.unit == "stay":
+                return self._bounded(model, recipe)
+            return self._gradient(model, recipe, material.counts, number)
+        fill(self._network, model)
+        self._network.eval()
+        held = self._held if self._held is not None else self._table.select(np.zeros(0, np.int64))
+        logits = logits_of(self._network, held)
+        if recipe.kind == "spread":
+            return Contribution(
+                nothing, bins.spread(logits, held.labels, held.stay, material.edges)
+            )
+        sepsis = RISKS.index("sepsis")
+        gain = gains(held.labels[:, sepsis], held.hour, held.stay) if len(held.stay) else nothing
+        return Contribution(
+            bins.gained(logits[:, sepsis], np.asarray(gain, np.float64)),
+            bins.count(logits, held.labels),
+        )
+
+    def train(
+        self, model: NDArray[np.float32], number: int, *, rate: float | None = None
+    ) -> tuple[NDArray[np.float32], int]:
+        """The update after passes of AdamW, and the rows it was learnt from."""
         torch.set_num_threads(1)
         fill(self._network, model)
         rows = len(self._table.stay)
         if not rows:
             raise ValueError("a hospital without rows has nothing to learn from")
-        optimiser = torch.optim.AdamW(self._network.parameters(), self._rate, weight_decay=0.02)
+        optimiser = torch.optim.AdamW(
+            self._network.parameters(), rate or self._rate, weight_decay=0.02
+        )
         torch.manual_seed(self._seed * 100_003 + number)
         rng = np.random.default_rng((self._seed, number))
         self._network.train()
@@ -67,7 +117,7 @@ class NetworkLearner:
             order = rng.permutation(rows)
             for start in range(0, rows, BATCH):
                 at = np.sort(order[start : start + BATCH])
-                loss = fit._loss(self._network, self._table, at)
+                loss = lesson.loss(self._network, self._table, at)
                 optimiser.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]
                 torch.nn.utils.clip_grad_norm_(self._network.parameters(), 1.0)
@@ -75,69 +125,72 @@ class NetworkLearner:
         self._network.eval()
         return flat(self._network) - model, rows
 
+    def _gradient(
+        self, model: NDArray[np.float32], recipe: Recipe, counts: tuple[int, ...], number: int
+    ) -> Contribution:
+        """The mean gradient, negative, of local steps over this round's share of the rows."""
+        rows = self._drawn(recipe.share, number)
+        weight = lesson.balance(counts) if counts else None
+        fill(self._network, model)
+        torch.manual_seed(self._seed * 100_003 + number)
+        self._network.train()
+        steps = max(1, round(len(rows) / recipe.batch))
+        parameters = list(self._network.parameters())
+        total = torch.zeros(len(model))
+        for part in np.array_split(rows, steps) if len(rows) else ():
+            self._network.zero_grad()
+            lesson.loss(self._network, self._table, np.sort(part), weight).backward()  # type: ignore[no-untyped-call]
+            torch.nn.utils.clip_grad_norm_(parameters, _STEEPEST)
+            with torch.no_grad():
+                for parameter in parameters:
+                    if parameter.grad is not None:
+                        parameter.sub_(recipe.rate * parameter.grad)
+                total -= torch.cat([_or_zero(p).reshape(-1) for p in parameters])
+        self._network.eval()
+        return Contribution((total / steps).numpy(), np.array([len(rows)], np.int64))
 
-def base(weights: Path | None, fresh_seed: int | None) -> tuple[Network, str]:
-    """The network that a federation starts from, and its version.
+    def _drawn(self, share: float, number: int) -> NDArray[np.int64]:
+        """This round's rows: all are taken once before any is taken again."""
+        of_pass = max(1, round(1 / share))
+        turn, place = divmod(number, of_pass)
+        order = np.random.default_rng((self._seed, turn)).permutation(len(self._table.stay))
+        start, end = (round(at * len(order) / of_pass) for at in (place, place + 1))
+        return order[start:end]
 
-    Args:
-        weights: A checkpoint; default: the shipped one. Its typical values are everyone's.
-        fresh_seed: Draw the parameters anew instead of going on with the checkpoint's.
-    """
-    loaded, version = checkpoint.load(weights or checkpoint.SHIPPED)
-    network = loaded.network
-    if fresh_seed is not None:
-        torch.manual_seed(fresh_seed)
-        fill(network, flat(Network(network.config)))
-    return network, version
+    def _bounded(self, model: NDArray[np.float32], recipe: Recipe) -> Contribution:
+        """The sum of stays' gradients, negative, each bounded; each stay is drawn by chance."""
+        fill(self._network, model)
+        self._network.train()
+        rng = np.random.default_rng(secrets.randbits(128))
+        _, first, count = np.unique(self._table.stay, return_index=True, return_counts=True)
+        taken = rng.random(len(first)) < recipe.share
+        by_stay = np.argsort(self._table.stay, kind="stable")
+        start = np.concatenate([[0], np.cumsum(count)[:-1]]).astype(np.int64)
+        # One row speaks for its stay.
+        at = by_stay[start[taken] + (rng.random(int(taken.sum())) * count[taken]).astype(np.int64)]
+        torch.manual_seed(secrets.randbits(62))
+        parameters = {name: p.detach() for name, p in self._network.named_parameters()}
+        buffers = dict(self._network.named_buffers())
 
+        def lost(own: dict[str, Tensor], *row: Tensor) -> Tensor:
+            signals, minutes, case, label, expert = (x.unsqueeze(0) for x in row)
+            said: Said = functional_call(self._network, (own, buffers), (signals, minutes, case))
+            return lesson.sums(said, label, expert)[0].sum()
 
-def rows_of(data: Path, cache: Path, network: Network) -> Table:
-    """A hospital's training rows: `rows.npz` where it made them itself, else its recorded sets.
-
-    Raises:
-        ValueError: The folder has neither.
-    """
-    if (data / ROWS).exists():
-        return read(data / ROWS)
-    sets = tuple(name for name in SETS if folder_of(data, name).is_dir())
-    if not sets:
-        raise ValueError(f"{data} has neither {ROWS} nor a recorded set")
-    table = build(data, cache, sets, None, network.features, 7, fit_typical=False)
-    return without_outcome(part(table, "train"))
-
-
-def write(path: Path, table: Table) -> None:
-    """Keep rows as a file of arrays."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as file:
-        np.savez(file, **{name: getattr(table, name) for name in Table.__slots__})
-
-
-def read(path: Path) -> Table:
-    """Rows of `write`."""
-    with np.load(path) as found:
-        return Table(**{name: found[name] for name in Table.__slots__})
-
-
-def federation(weights: Path | None) -> str:
-    """What a federation is called: sites of another start take no part in it."""
-    _, version = checkpoint.load(weights or checkpoint.SHIPPED)
-    return f"vitalstream/{version}"
+        each = vmap(grad(lost), in_dims=(None, 0, 0, 0, 0, 0))
+        total = torch.zeros(len(model))
+        for begin in range(0, len(at), _AT_ONCE):
+            some = at[begin : begin + _AT_ONCE]
+            given = lesson.disturbed(self._network, lesson.inputs(self._table, some))
+            label = torch.from_numpy(self._table.labels[some].astype(np.float32))
+            expert = torch.from_numpy(self._table.expert[some].astype(np.int64))
+            found = each(parameters, *given, label, expert)
+            steep = torch.cat([found[name].reshape(len(some), -1) for name in parameters], 1)
+            bound = (recipe.norm / steep.norm(dim=1).clamp(1e-12)).clamp(max=1.0)
+            total -= bound @ steep
+        self._network.eval()
+        return Contribution(total.numpy(), np.array([len(at)], np.int64))
 
 
-def save(
-    network: Network,
-    vector: NDArray[np.float32],
-    weights: Path | None,
-    path: Path,
-    status: dict[str, Any],
-) -> None:
-    """Write the learnt model; calibration and thresholds are still those of the start."""
-    loaded, version = checkpoint.load(weights or checkpoint.SHIPPED)
-    fill(network, vector)
-    loaded.network = network
-    card = {
-        "federated": {"from": version, "rounds": status["succeeded"], "name": status["federation"]},
-        "note": "Calibration and thresholds are those of the start: calibrate before use.",
-    }
-    checkpoint.save(loaded, path, card)
+def _or_zero(parameter: Tensor) -> Tensor:
+    return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad

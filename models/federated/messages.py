@@ -7,14 +7,55 @@ are bound: two clients that were told different tasks share no keys.
 from __future__ import annotations
 
 import hashlib
-from typing import Literal
+import math
+from typing import Final, Literal
 
 import msgspec
 
 from models.federated.fixed_point import FixedPoint
 
 Phase = Literal["advertise", "share", "mask", "agree", "unmask", "done"]
+Kind = Literal["count", "average", "gradient", "bins", "spread"]
+Unit = Literal["hospital", "stay"]
+TAIL: Final = 8.6
+"""Standard deviations that no draw of 53 bits of Box and Muller's normal leaves."""
+FINE: Final = 64.0
+"""Steps of the fixed point in a standard deviation of the noise, at least."""
 PHASES: tuple[Phase, ...] = ("advertise", "share", "mask", "agree", "unmask", "done")
+
+
+class Recipe(msgspec.Struct, frozen=True, kw_only=True):
+    """What the sites compute in a round; the same for all, since the round's context has it.
+
+    Attributes:
+        kind: `count` what is labelled; `average` local passes, whose change is sent; `gradient`
+            local steps, whose mean gradient is sent; `bins` and `spread` for the calibration.
+        share: Part of a site's rows that it takes.
+        rate: Local learning rate.
+        batch: Rows of a local step.
+        support: Only these entries of an update are sent, as the round's material names them.
+        norm: Private rounds only: bound of one unit's update (L2).
+        noise: Private rounds only: standard deviation of the sum's noise over `norm`.
+        unit: Private rounds only: whose update is bounded, a whole hospital's or one stay's.
+    """
+
+    kind: Kind = "average"
+    share: float = 1.0
+    rate: float = 1e-3
+    batch: int = 512
+    support: bool = False
+    norm: float = 0.0
+    noise: float = 0.0
+    unit: Unit = "hospital"
+
+    def check(self) -> None:
+        """Raises ValueError where no round can be like this."""
+        if not 0 < self.share <= 1 or not self.rate > 0 or self.batch < 1:
+            raise ValueError("a share in (0, 1], a positive rate and a batch of rows are needed")
+        if not (self.noise >= 0 and self.norm >= 0) or (self.noise > 0) != (self.norm > 0):
+            raise ValueError("noise and a bound of what it hides come together")
+        if self.noise and self.kind not in ("average", "gradient"):
+            raise ValueError("only what is learnt can be private")
 
 
 class Task(msgspec.Struct, frozen=True, kw_only=True):
@@ -23,24 +64,28 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         federation: Name of the federation.
         number: Of the round; only grows.
-        size: Entries of the vector, the last one being the client's weight.
+        size: Entries of the vector, the last `weights` of them whole numbers.
+        weights: Whole numbers at the end: what a site counts; the rows behind an update.
         bits: Bits of an entry on the wire, 24 or 32.
         clip: Bound of an entry's magnitude.
-        max_weight: Largest weight; an update is sent times its weight over this.
+        max_weight: Largest whole number; an update is sent times its weight over this.
         threshold: Clients without whom nothing is revealed.
         clients: The roster, sorted.
-        model: SHA-256 of the model that the updates are of: all train from the same one.
+        model: SHA-256 of the material that the vectors are of: all have the same.
+        recipe: What the clients compute.
     """
 
     federation: str
     number: int
     size: int
+    weights: int = 1
     bits: Literal[24, 32]
     clip: float
     max_weight: int
     threshold: int
     clients: tuple[str, ...]
     model: bytes
+    recipe: Recipe = Recipe()
 
     @property
     def context(self) -> bytes:
@@ -49,8 +94,14 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def numbers(self) -> FixedPoint:
-        """The fixed point of the round."""
-        return FixedPoint(bits=self.bits, clients=len(self.clients), clip=self.clip)
+        """The fixed point of the round; it has room for the noise of every client."""
+        room = self.clip + TAIL * self.own_noise
+        return FixedPoint(bits=self.bits, clients=len(self.clients), clip=room)
+
+    @property
+    def own_noise(self) -> float:
+        """Standard deviation of the noise that each client adds: a threshold of them suffices."""
+        return self.recipe.noise * self.recipe.norm / math.sqrt(self.threshold)
 
     def check(self) -> None:
         """Raises ValueError where no round can be like this."""
@@ -60,8 +111,13 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError(f"a threshold of {self.threshold} of {len(self.clients)} clients")
         if not 2 <= self.size <= 2**31 or self.number < 1:
             raise ValueError("a round has a positive number and at least 2 entries")
+        if not 0 <= self.weights <= self.size:
+            raise ValueError(f"{self.weights} whole numbers in {self.size} entries")
+        self.recipe.check()
         if not 1 <= self.max_weight <= self.numbers.most:
             raise ValueError(f"a largest weight of {self.max_weight}")
+        if self.recipe.noise and self.own_noise < FINE * self.numbers.step:
+            raise ValueError("noise too small for the steps of the fixed point")
 
 
 def least_threshold(count: int) -> int:

@@ -62,18 +62,24 @@ class State(msgspec.Struct, kw_only=True):
     agreed: dict[str, bytes] = {}
     unmasked: dict[str, Unmask] = {}
 
+    @property
+    def progress(self) -> int:
+        """Grows with every message and phase."""
+        heard = (self.advertised, self.shares, self.masked, self.agreed, self.unmasked)
+        return PHASES.index(self.phase) + sum(len(each) for each in heard)
+
 
 class Result(msgspec.Struct, frozen=True):
     """What a round gave.
 
     Attributes:
-        total: The sum of the weighted values, float64 [size - 1].
-        weight: The sum of the weights.
+        total: The sum of the weighted values, float64 [size - weights].
+        weights: The sums of the whole numbers, int64 [weights].
         clients: Whose vectors were summed.
     """
 
     total: NDArray[np.float64]
-    weight: int
+    weights: NDArray[np.int64]
     clients: tuple[str, ...]
 
 
@@ -90,17 +96,29 @@ class Round:
         self._sum: Words = np.zeros(task.size, np.uint32)
 
     @classmethod
-    def restore(cls, data: bytes, identities: Mapping[str, Ed25519PublicKey]) -> Round:
-        """A round as it was when `snapshot` was taken."""
+    def restore(
+        cls, data: bytes, identities: Mapping[str, Ed25519PublicKey], light: bytes | None = None
+    ) -> Round:
+        """A round as it was when the later of a `snapshot` and a light one was taken."""
         state, total = msgspec.msgpack.decode(data, type=tuple[State, bytes])
+        if light is not None:
+            other, _ = msgspec.msgpack.decode(light, type=tuple[State, bytes])
+            if other.task == state.task and other.progress > state.progress:
+                state = other
         found = cls(state.task, identities)
         found.state = state
-        found._sum = np.frombuffer(total, "<u4").astype(np.uint32)
+        if total:
+            found._sum = np.frombuffer(total, "<u4").astype(np.uint32)
         return found
 
-    def snapshot(self) -> bytes:
-        """The round as bytes; holds nothing that the server has not received."""
-        return msgspec.msgpack.encode((self.state, self._sum.astype("<u4").tobytes()))
+    def snapshot(self, *, light: bool = False) -> bytes:
+        """The round as bytes; holds nothing that the server has not received.
+
+        Args:
+            light: Without the sum, which changes in one phase only: what comes after a snapshot.
+        """
+        total = b"" if light else self._sum.astype("<u4").tobytes()
+        return msgspec.msgpack.encode((self.state, total))
 
     @property
     def phase(self) -> Phase:
@@ -260,9 +278,8 @@ class Round:
                 (minus if other < name else plus).append(key)
         words = self._sum.copy()
         mask(words, plus, minus)
-        return Result(
-            numbers.decode(words[:-1]), int(numbers.whole(words[-1:])[0]), tuple(survivors)
-        )
+        at = state.task.size - state.task.weights
+        return Result(numbers.decode(words[:at]), numbers.whole(words[at:]), tuple(survivors))
 
     def _join(self, owner: str, shares: Mapping[str, bytes]) -> bytes:
         clients = self.state.task.clients

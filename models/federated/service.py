@@ -2,7 +2,7 @@
 
 GET  /v1/status
 GET  /v1/task                               204 while there is none, after a wait
-GET  /v1/rounds/{number}/model              float32, little-endian
+GET  /v1/rounds/{number}/material           MessagePack
 POST /v1/rounds/{number}/messages           MessagePack
 GET  /v1/rounds/{number}/answers/{phase}    204 while the phase is not over, after a wait
 """
@@ -58,9 +58,6 @@ class Service:
         self.hub, self._clock = hub, clock
         self._changed = asyncio.Condition()
         self._told: set[str] = set()
-        task = hub.round.state.task if hub.round else None
-        size = 0 if task is None else task.numbers.wire_bytes(task.size)
-        self._most_bytes = size + 65536 + 512 * len(hub.roster)
         config = uvicorn.Config(
             self._application(),
             host=host,
@@ -135,7 +132,7 @@ class Service:
             routes=[
                 Route("/v1/status", self._status),
                 Route("/v1/task", self._task),
-                Route("/v1/rounds/{number:int}/model", self._model),
+                Route("/v1/rounds/{number:int}/material", self._material),
                 Route("/v1/rounds/{number:int}/messages", self._messages, methods=["POST"]),
                 Route("/v1/rounds/{number:int}/answers/{phase}", self._answer),
             ],
@@ -157,15 +154,15 @@ class Service:
         task = self.hub.offer(sender)
         return Response(status_code=204) if task is None else _packed(task)
 
-    async def _model(self, request: Request) -> Response:
+    async def _material(self, request: Request) -> Response:
         _sender(request)
-        return Response(self.hub.model_bytes(request.path_params["number"]))
+        return Response(self.hub.material(request.path_params["number"]))
 
     async def _messages(self, request: Request) -> Response:
         sender, body = _sender(request), bytearray()
         async for part in request.stream():
             body += part
-            if len(body) > self._most_bytes:
+            if len(body) > self.hub.most_bytes:
                 raise WrongSize("a message longer than any of the round's")
         try:
             message = msgspec.msgpack.decode(body, type=Message)

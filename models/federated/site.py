@@ -13,20 +13,21 @@ import ssl
 import threading
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 
 import msgspec
-import numpy as np
 import structlog
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from numpy.typing import NDArray
 
 from models.federated import files
 from models.federated.certificates import read_key, read_roster
 from models.federated.client import Client
+from models.federated.course import Material
 from models.federated.errors import ERRORS, Lied, ProtocolError, Repeated
 from models.federated.messages import Agreed, Answer, Inbox, Phase, Roster, Survivors, Task
+from models.federated.outgoing import Learner, Outgoing
+from models.federated.privacy import Budget
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T", bound=Answer)
@@ -34,13 +35,6 @@ T = TypeVar("T", bound=Answer)
 _RETRY_S: Final = (0.1, 0.2, 0.5, 1.0, 2.0)
 _TIMEOUT_S: Final = 30.0
 _MOST_BYTES: Final = 1 << 30
-
-
-class Learner(Protocol):
-    """What trains on the hospital's own data."""
-
-    def train(self, model: NDArray[np.float32], number: int) -> tuple[NDArray[np.float32], int]:
-        """The update of a model, [parameters], and the rows it was learnt from."""
 
 
 class Finished(Exception):
@@ -61,6 +55,7 @@ class Site:
         folder: Where its state lies.
         learner: What trains.
         federation: The only federation that it takes part in.
+        budget: Of privacy, in rounds that are private; without one there is none.
 
     Raises:
         ValueError: The key is not the roster's, or the address is not https.
@@ -75,8 +70,10 @@ class Site:
         learner: Learner,
         *,
         federation: str = "vitalstream",
+        budget: Budget | None = None,
     ) -> None:
-        self._federation = federation
+        self._federation, self._budget = federation, budget
+        self._outgoing = Outgoing()
         self.name, self._learner, self._folder = name, learner, folder
         self._roster: Mapping[str, Ed25519PublicKey] = read_roster(certificates / "roster.json")
         self._identity: Ed25519PrivateKey = read_key(certificates / f"{name}.key")
@@ -126,20 +123,28 @@ class Site:
         if task.federation != self._federation:
             raise Lied("the round is of another federation, or starts from another model")
         client = Client(self.name, self._identity, self._roster, task, last=self.last)
-        data = self._ask("GET", f"/v1/rounds/{task.number}/model")
-        if hashlib.sha256(data).digest() != task.model or len(data) != 4 * (task.size - 1):
-            raise Lied("the model is not the one that the round is of")
-        update, rows = self._learner.train(np.frombuffer(data, "<f4").copy(), task.number)
-        weight = max(1, min(rows, task.max_weight))
-        scaled = update * np.float32(weight / task.max_weight)
+        if self._budget is not None:
+            self._budget.check(task)
+        data = self._ask("GET", f"/v1/rounds/{task.number}/material")
+        if hashlib.sha256(data).digest() != task.model:
+            raise Lied("the material is not the one that the round is of")
+        try:
+            material = msgspec.msgpack.decode(data, type=Material)
+            said = self._learner.answer(task.recipe, material, task.number)
+            sent = self._outgoing.prepare(task, material, said)
+        except (msgspec.DecodeError, ValueError) as error:
+            raise Lied(f"the round cannot be answered: {error}") from error
         files.replace(
             self._folder / f"{self.name}.json", json.dumps({"round": task.number}).encode()
         )
         self._say(task, client.advertise())
         self._say(task, client.share(self._hear(task, "advertise", Roster)))
-        self._say(task, client.mask(self._hear(task, "share", Inbox), scaled, weight))
+        if self._budget is not None:
+            self._budget.spend(task)
+        self._say(task, client.mask(self._hear(task, "share", Inbox), sent.values, sent.weights))
         self._say(task, client.agree(self._hear(task, "mask", Survivors)))
         self._say(task, client.unmask(self._hear(task, "agree", Agreed)))
+        self._outgoing.done()
 
     def _task(self) -> Task:
         while True:

@@ -10,8 +10,9 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from models.federated.client import Client
+from models.federated.course import Course, Plan
 from models.federated.errors import ProtocolError, Replay
-from models.federated.hub import Hub, Plan
+from models.federated.hub import Hub
 from models.federated.messages import PHASES
 from models.federated.strategy import Strategy
 
@@ -21,7 +22,7 @@ PLAN = Plan(rounds=2, clip=8.0, max_weight=10, gather_s=100.0, phase_s=10.0)
 
 
 def _hub(folder: Path, plan: Plan = PLAN, now_s: float = 0.0) -> Hub:
-    return Hub(folder, ROSTER, plan, np.zeros(5, np.float32), now_s)
+    return Hub(folder, ROSTER, Course(plan, np.zeros(5, np.float32)), now_s)
 
 
 def _play(hub: Hub, names: list[str], clients: dict[str, Any], now_s: float) -> None:
@@ -96,7 +97,7 @@ def test_a_folder_of_another_model_or_strategy_is_refused(tmp_path: Path) -> Non
     """What lies there is never silently replaced."""
     _hub(tmp_path)
     with pytest.raises(ValueError, match="another size"):
-        Hub(tmp_path, ROSTER, PLAN, np.zeros(6, np.float32), 0.0)
+        Hub(tmp_path, ROSTER, Course(PLAN, np.zeros(6, np.float32)), 0.0)
     with pytest.raises(ValueError, match="another strategy"):
         _hub(tmp_path, Plan(strategy=Strategy(name="fedadam", rate=0.1)))
 

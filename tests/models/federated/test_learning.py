@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from models.features import CASE_FEATURES, D, E, F, V
 from models.federated import learning
+from models.federated.course import Plan
 from models.federated.fixed_point import FixedPoint
-from models.federated.hub import Plan
-from models.federated.simulation import START, federate, sites_of
+from models.federated.simulation import FRESH, START, federate, sites_of
 from models.network import RISKS
 from models.signals import COUNT
 from models.training.cache import Table
@@ -25,19 +26,16 @@ def _table(rows: int, seed: int) -> Table:
     unit = rng.integers(0, 3, rows)
     case[np.arange(rows), CASE_FEATURES.index("medical") + unit] = 1
     label = (signals[:, 0, 0].astype(np.float32) + rng.normal(0, 0.5, rows) > 0).astype(np.int8)
-    zeros = np.zeros(rows, np.int8)
-    return Table(
-        signals,
-        rng.normal(0, 1, (rows, V, E)).astype(np.float16),
-        case,
-        np.repeat(label[:, None], len(RISKS), 1),
-        np.arange(rows),
-        np.zeros(rows, np.int64),
-        zeros,
-        zeros,
-        zeros - 1,
-        zeros,
-    )
+    given: dict[str, Any] = {
+        "signals": signals,
+        "minutes": rng.normal(0, 1, (rows, V, E)).astype(np.float16),
+        "case": case,
+        "labels": np.repeat(label[:, None], len(RISKS), 1),
+        "stay": np.arange(rows),
+        "hour": np.zeros(rows, np.int64),
+        "expert": np.full(rows, -1, np.int8),
+    }
+    return Table(**{name: given.get(name, np.zeros(rows, np.int8)) for name in Table.__slots__})
 
 
 def test_a_vector_is_the_network() -> None:
@@ -85,7 +83,8 @@ def test_processes_of_the_command_line_end_where_plain_averaging_ends(tmp_path: 
     learning.save(shipped, learning.flat(shipped), None, start, {"succeeded": 0, "federation": ""})
     for name, table in sites.items():
         learning.write(tmp_path / name / learning.ROWS, table)
-    federate(tmp_path, list(sites), 2)
+    options = ["--strategy", "fedavg", "--rounds", "2", "--fresh", str(FRESH), "--no-calibrate"]
+    federate(tmp_path, list(sites), options)
     network, _ = learning.base(start, 7)
     first = model = learning.flat(network)
     for number in (1, 2):

@@ -124,7 +124,7 @@ def test_the_sum_is_exact_for_any_dropouts_of_up_to_a_third(
     stayed = [n for n in ward.keys if drops.get(n, "done") in ("agree", "unmask", "done")]
     assert result.clients == tuple(sorted(stayed))
     assert np.array_equal(result.total, ward.sum_of(stayed))
-    assert result.weight == sum(ward.weights[name] for name in stayed)
+    assert result.weights.tolist() == [sum(ward.weights[name] for name in stayed)]
 
 
 @pytest.mark.parametrize("phase", PHASES[:5])
@@ -453,7 +453,9 @@ def test_an_update_that_is_none_is_refused_by_the_client() -> None:
     for values, weight, kind in (
         (np.zeros(3, np.float32), 1, WrongSize),
         (np.full(SIZE - 1, np.nan, np.float32), 1, ValueError),
-        (np.zeros(SIZE - 1, np.float32), 0, ValueError),
+        (np.zeros(SIZE - 1, np.float32), -1, ValueError),
+        (np.zeros(SIZE - 1, np.float32), 1001, ValueError),
+        (np.zeros(SIZE - 1, np.float32), [1, 1], WrongSize),
     ):
         ward = Ward(6)
         ward.until("mask")

@@ -16,7 +16,10 @@ import numpy as np
 import structlog
 
 from models.federated.certificates import read_roster
-from models.federated.hub import Hub, Plan
+from models.federated.course import Course, Material, Plan
+from models.federated.hub import Hub
+from models.federated.messages import Recipe
+from models.federated.outgoing import Contribution
 from models.federated.service import Service
 from models.federated.site import Site
 
@@ -29,16 +32,18 @@ class Towards:
     def __init__(self, goal: int) -> None:
         self.goal = goal
 
-    def train(self, model: np.ndarray, number: int) -> tuple[np.ndarray, int]:
+    def answer(self, recipe: Recipe, material: Material, number: int) -> Contribution:
         """Half the way to the goal."""
-        return ((self.goal - model) / 2).astype(np.float32), self.goal
+        update = ((self.goal - material.parameters) / 2).astype(np.float32)
+        return Contribution(update, np.array([self.goal], np.int64))
 
 
 async def serve(folder: Path, rounds: int, gather_s: float, port: int) -> None:
     """Serve until all rounds are done and everyone could hear so."""
     plan = Plan(rounds=rounds, clip=20.0, max_weight=100, gather_s=gather_s, phase_s=2.0)
     roster = read_roster(folder / "certificates" / "roster.json")
-    hub = Hub(folder / "hub", roster, plan, np.zeros(SIZE, np.float32), time.monotonic())
+    course = Course(plan, np.zeros(SIZE, np.float32))
+    hub = Hub(folder / "hub", roster, course, time.monotonic())
     service = Service(hub, folder / "certificates", host="127.0.0.1", port=port)
     async with service.listening():
         print("port", service.port, flush=True)
