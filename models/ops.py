@@ -29,6 +29,7 @@ __all__ = [
     "conv3d_split",
     "load",
     "ring_put",
+    "runs_on",
     "topk_indices",
 ]
 ACTIVATIONS: Final = tuple(reference_ops.ACTIVATIONS)
@@ -84,6 +85,11 @@ def backend() -> str:
     if _library is None:
         return "reference"
     return f"{_library.path.name} on {_library.device}, reference elsewhere"
+
+
+def runs_on(device: torch.device) -> bool:
+    """Whether a library is loaded for tensors of this device."""
+    return _for(device) is not None
 
 
 def _for(device: torch.device) -> _Library | None:

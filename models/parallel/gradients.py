@@ -5,13 +5,9 @@ Top-K with momentum correction, local gradient clipping, factor masking and warm
 al., "Deep Gradient
 Compression" (ICLR 2018, arXiv 1712.01887). Momentum lives in the hook: train with plain SGD
 (momentum 0). What is
-not sent is kept and sent later, per parameter, so that it survives checkpoints and DDP's rebuilding
-of buckets.
-
-On the wire an entry is a bfloat16 value and a Rice-coded gap between indices. The length of that
-code has a bound that
-depends on sizes alone, so every rank sends the same number of bytes and no sizes need to be agreed
-on first.
+not sent, for its rank or for the rounding of its code, is kept and sent later, per parameter, so
+that it survives checkpoints and DDP's rebuilding of buckets. `sparse_code` says what an entry is on
+the wire.
 """
 
 # No postponed annotations here: DDP compares the hook's annotation of `bucket` by identity.
@@ -19,11 +15,19 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed as dist
-from numpy.typing import NDArray
 from torch import Tensor, nn
+
+from models import ops
+from models.parallel.sparse_code import (
+    ValueBits,
+    rice_decode,
+    rice_encode,
+    values_bytes,
+    values_decode,
+    values_encode,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +42,7 @@ class TopKConfig:
             the world size. None clips nothing.
         warmup_steps: Steps over which the ratio falls exponentially from `warmup_ratio` to `ratio`.
         warmup_ratio: Share that the first step sends.
+        value_bits: Of an entry's value on the wire: 8, in equal ratios, or 16, bfloat16.
     """
 
     ratio: float = 0.001
@@ -45,11 +50,14 @@ class TopKConfig:
     clip_norm: float | None = None
     warmup_steps: int = 0
     warmup_ratio: float = 0.25
+    value_bits: ValueBits = 8
 
     def __post_init__(self) -> None:
         for name in ("ratio", "warmup_ratio"):
             if not 0 < getattr(self, name) <= 1:
                 raise ValueError(f"{name} must lie in (0, 1], not {getattr(self, name)}")
+        if self.value_bits not in (8, 16):
+            raise ValueError(f"value_bits must be 8 or 16, not {self.value_bits}")
         if not 0 <= self.momentum < 1:
             raise ValueError(f"momentum must lie in [0, 1), not {self.momentum}")
         if self.clip_norm is not None and self.clip_norm <= 0:
@@ -61,60 +69,6 @@ class TopKConfig:
             return self.ratio
         left = 1 - step / self.warmup_steps
         return float(self.ratio * (self.warmup_ratio / self.ratio) ** left)
-
-
-def rice_bits(count: int, total: int) -> int:
-    """Low bits of a gap that are sent as they are: about log2 of the mean gap."""
-    return max(0, int(np.log2(max(1.0, total / max(1, count)))))
-
-
-def rice_bytes(count: int, total: int) -> int:
-    """Bytes that the code of `count` ascending indices below `total` never exceeds."""
-    low = rice_bits(count, total)
-    return (count * (low + 1) + (total >> low) + 7) // 8
-
-
-def rice_encode(indices: NDArray[np.int64], total: int) -> NDArray[np.uint8]:
-    """Code ascending, distinct indices below `total` as gaps: quotients in unary, then all
-    remainders.
-
-    Returns:
-        Exactly `rice_bytes(len(indices), total)` bytes.
-    """
-    low = rice_bits(len(indices), total)
-    gaps = np.diff(indices, prepend=-1) - 1
-    ends = np.cumsum((gaps >> low) + 1) - 1
-    bits = np.zeros(rice_bytes(len(indices), total) * 8, np.uint8)
-    unary = len(bits) - len(indices) * low
-    bits[ends] = 1
-    shifts = np.arange(low, dtype=np.int64)
-    remainders = (gaps[:, None] >> shifts & 1).astype(np.uint8).reshape(-1)
-    bits[unary : unary + len(remainders)] = remainders
-    return np.packbits(bits)
-
-
-def rice_decode(code: NDArray[np.uint8], count: int, total: int) -> NDArray[np.int64]:
-    """Inverse of `rice_encode`.
-
-    Raises:
-        ValueError: Bytes that `rice_encode` did not make of such indices.
-    """
-    if len(code) != rice_bytes(count, total):
-        raise ValueError(f"{len(code)} bytes do not code {count} indices below {total}")
-    low = rice_bits(count, total)
-    bits = np.unpackbits(code)
-    unary = len(bits) - count * low
-    ends = np.flatnonzero(bits[:unary])
-    if len(ends) != count:
-        raise ValueError(f"the code holds {len(ends)} indices instead of {count}")
-    quotients = np.diff(ends, prepend=-1) - 1
-    remainders = bits[unary:].reshape(count, low).astype(np.int64) @ (
-        1 << np.arange(low, dtype=np.int64)
-    )
-    indices = np.cumsum((quotients << low) + remainders + 1) - 1
-    if count and indices[-1] >= total:
-        raise ValueError("the code names an index beyond the gradient")
-    return np.asarray(indices, np.int64)
 
 
 @dataclass(slots=True)
@@ -206,11 +160,10 @@ def topk_hook(
         memory.residual.add_(memory.velocity)
     residual = torch.cat([memory.residual for memory in memories])
     count = max(1, round(residual.numel() * config.ratio_at(state.step)))
-    chosen = residual.abs().topk(count, sorted=False).indices.sort().values
-    values = residual[chosen].to(torch.bfloat16)
-    # What rounding to bfloat16 loses stays behind; momentum of what was sent is masked (section
-    # 3.3).
-    residual[chosen] -= values.to(torch.float32)
+    chosen = largest(residual, count)
+    values = values_encode(residual[chosen], config.value_bits)
+    # What rounding loses stays behind; momentum of what was sent is masked (section 3.3).
+    residual[chosen] -= values_decode(values, config.value_bits)
     sent = torch.zeros(residual.numel(), dtype=torch.bool, device=residual.device)
     sent[chosen] = True
     for memory, kept, mask in zip(
@@ -219,20 +172,41 @@ def topk_hook(
         memory.residual.copy_(kept)
         memory.velocity.masked_fill_(mask, 0)
     code = torch.from_numpy(rice_encode(chosen.cpu().numpy(), residual.numel())).to(buffer.device)
-    message = torch.cat([values.view(torch.uint8), code])
+    message = torch.cat([values, code])
     state.sent_bytes += message.numel() * (world - 1)
     state.dense_bytes += 2 * (world - 1) * buffer.numel() * buffer.element_size() // world
     if bucket.is_last():
         state.step += 1
-    arrived = [torch.empty_like(message) for _ in range(world)]
-    work = dist.all_gather(arrived, message, group=group, async_op=True)
+    # Straight to each rank: as many bytes as round a ring, and half of gloo's headers.
+    arrived = message.new_empty(world * message.numel())
+    work = dist.all_to_all_single(arrived, message.repeat(world), group=group, async_op=True)
+    end = values_bytes(count, config.value_bits)
 
     def gather(_: torch.futures.Future[Any]) -> Tensor:
         total = torch.zeros(buffer.numel(), dtype=torch.float32, device=buffer.device)
-        for one in arrived:
-            indices = rice_decode(one[2 * count :].cpu().numpy(), count, buffer.numel())
-            part = one[: 2 * count].clone().view(torch.bfloat16).to(torch.float32)
+        for one in arrived.view(world, -1):
+            indices = rice_decode(one[end:].cpu().numpy(), count, buffer.numel())
+            part = values_decode(one[:end], config.value_bits)
             total.index_add_(0, torch.from_numpy(indices).to(buffer.device), part)
         return total.div_(world).to(buffer.dtype)
 
     return work.get_future().then(gather)
+
+
+def largest(x: Tensor, count: int) -> Tensor:
+    """Ascending places of the `count` entries of largest magnitude of a flat float32 tensor.
+
+    On a device with a kernel, `ops.topk_indices`. Otherwise blocks first: `count` blocks whose
+    largest entry is at least some size hold `count` entries at least as large, so that only a few
+    entries are left to be ranked.
+    """
+    if x.is_cuda and ops.runs_on(x.device):
+        return ops.topk_indices(x, count)
+    size = x.abs()
+    width = x.numel() // (8 * count)
+    if width > 1:
+        peaks = size[: x.numel() // width * width].view(-1, width).amax(1)
+        left = (size >= peaks.topk(count, sorted=False).values.min()).nonzero()[:, 0]
+        if left.numel() >= count:  # fewer where there are NaN
+            return left[size[left].topk(count, sorted=False).indices].sort().values
+    return size.topk(count, sorted=False).indices.sort().values

@@ -17,10 +17,16 @@ from torch.nn.parallel import DistributedDataParallel
 from models.parallel.gradients import (
     TopKConfig,
     TopKState,
+    largest,
+    topk_hook,
+)
+from models.parallel.sparse_code import (
     rice_bytes,
     rice_decode,
     rice_encode,
-    topk_hook,
+    values_bytes,
+    values_decode,
+    values_encode,
 )
 
 WORLD = 3
@@ -52,11 +58,44 @@ def test_a_foreign_code_is_refused() -> None:
         rice_decode(np.zeros(rice_bytes(5, 1000), np.uint8), 5, 1000)
 
 
-def test_an_entry_of_a_thousandth_takes_less_than_28_bits() -> None:
-    """16 bits of value and under 12 of index: 500 times less than dense at 4 ranks."""
+def test_an_entry_of_a_thousandth_takes_less_than_21_bits() -> None:
+    """8 bits of value and under 12 of index: 800 times less than dense at 4 ranks."""
     count, total = 1000, 1_000_000
 
-    assert (2 * count + rice_bytes(count, total)) * 8 / count < 28.1
+    assert (values_bytes(count, 8) + rice_bytes(count, total)) * 8 / count < 20.2
+
+
+@given(st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=300), st.sampled_from([8, 16]))
+def test_a_value_s_code_is_close_to_the_value(numbers: list[float], bits: int) -> None:
+    """Within half a step of what is sent, with its sign; zero stays zero."""
+    values = torch.tensor(numbers)
+
+    code = values_encode(values, bits)
+    again = values_decode(code, bits)
+
+    assert code.numel() == values_bytes(len(numbers), bits)
+    size, top = values.abs(), values.abs().max()
+    near = size >= 1e-6 * top if bits == 8 else size > 1e-37
+    assert ((again - values).abs()[near] <= 0.06 * size[near]).all()
+    assert (again.abs() <= 1.01 * top).all()
+    assert (again[values == 0] == 0).all()
+
+
+@given(st.integers(1, 4000), st.integers(0, 2**31), st.floats(0.001, 1.0))
+def test_the_largest_entries_are_those_of_a_full_ranking(n: int, seed: int, share: float) -> None:
+    """Blocks first or not, the magnitudes chosen are the same; NaN counts as the largest."""
+    x = torch.randn(n, generator=torch.Generator().manual_seed(seed))
+    if seed % 3 == 0:
+        x[seed % n] = torch.nan
+    count = max(1, round(n * share))
+
+    chosen = largest(x, count)
+
+    assert (chosen.diff() > 0).all()
+    want = x.abs().topk(count).values
+    assert torch.equal(
+        x[chosen].abs().sort().values.nan_to_num(9), want.sort().values.nan_to_num(9)
+    )
 
 
 def test_warm_up_falls_from_its_ratio_to_the_final_one() -> None:
@@ -70,7 +109,9 @@ def test_warm_up_falls_from_its_ratio_to_the_final_one() -> None:
     assert ratios[10] == ratios[11] == 0.001
 
 
-@pytest.mark.parametrize("bad", [{"ratio": 0.0}, {"momentum": 1.0}, {"clip_norm": -1.0}])
+@pytest.mark.parametrize(
+    "bad", [{"ratio": 0.0}, {"momentum": 1.0}, {"clip_norm": -1.0}, {"value_bits": 4}]
+)
 def test_settings_out_of_bounds_are_refused(bad: dict[str, float]) -> None:
     """A sentence names the setting and its bounds."""
     with pytest.raises(ValueError, match=next(iter(bad))):
@@ -124,7 +165,7 @@ def _loss(weights: torch.Tensor) -> float:
 def _run(rank: int, store: str, out: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=WORLD)
-    dense, _ = _train(60, TopKConfig(ratio=1.0, momentum=0.0), rank)
+    dense, _ = _train(60, TopKConfig(ratio=1.0, momentum=0.0, value_bits=16), rank)
     plain = _model()
     optimiser = torch.optim.SGD(plain.parameters(), lr=0.1)
     x, y = _data(0, 1)
