@@ -22,7 +22,7 @@ enum {
     CHECK_BYTES = 12,
     HEAD_BYTES = LENGTH_BYTES + CHECK_BYTES,
     FRAME_BYTES = 32,
-    CHUNK_BYTES = 128 * 1024, // fits a core's cache with its copy
+    CHUNK_BYTES = 256 * 1024, // fits a core's cache with its copy
     RECORD_BYTES = HEAD_BYTES + FRAME_BYTES + CHUNK_BYTES + TAG_BYTES,
     MAX_LINKS = 16,
     MAX_RECVS = 8,

@@ -151,7 +151,7 @@ ncclResult_t wait_done(struct side *s, void *request, int *sizes) {
         ncclResult_t result = s->net.v9->test(request, &done, sizes);
         if (result != ncclSuccess || done) return result;
         CHECK(clock_ms() < until);
-        pause_us(50);
+        pause_us(200);
     }
 }
 
