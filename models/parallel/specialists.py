@@ -96,13 +96,21 @@ class SplitNetwork(nn.Module):
         """
         rows = flat(signals, minutes, case)
         hidden = torch.addmm(self.first_bias, rows, self.first)
-        common = self.head(silu(self.body(silu(hidden))))
+        common = self._common(hidden)
         novelty = self.novelty(signals)
         slow = torch.cat([signals[:, :, list(SLOW)].flatten(1), case], 1)
         gate = self.gate(slow, novelty)
         share = shares(gate)
         logits = common + self.mixture(rows, share[:, 1:])
         return Said(logits, gate, routed(share, self.mixture.top), novelty, hidden)
+
+    def general(self, rows: Tensor) -> Tensor:
+        """The general expert's logits [n, R] of features [n, X]."""
+        return self._common(torch.addmm(self.first_bias, rows, self.first))
+
+    def _common(self, hidden: Tensor) -> Tensor:
+        logits: Tensor = self.head(silu(self.body(silu(hidden))))
+        return logits
 
     def replicated(self) -> Iterator[nn.Parameter]:
         """Parameters that every rank holds a copy of."""
