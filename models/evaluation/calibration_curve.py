@@ -44,12 +44,11 @@ def reliability(p: Floats, label: NDArray[np.bool_], draws: Draws) -> dict[str, 
 
 def calibration(counts: Counts) -> dict[str, Any]:
     """Slope and intercept with intervals, and the Brier score beside that of the base rate."""
-    base = measures.rate(counts)
     return {
         "slope": interval(measures.slope(counts)),
         "intercept": interval(measures.intercept(counts)),
         "brier": interval(measures.brier(counts), 5),
-        "brier_skill": interval(1 - measures.brier(counts) / (base * (1 - base))),
+        "brier_skill": interval(measures.skill(counts)),
     }
 
 

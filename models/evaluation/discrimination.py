@@ -64,9 +64,9 @@ class Utility:
         """Normalised utility, [K + 1]."""
         observed = draws.sums(np.where(alarm, self.alarm, self.silent))
         none, best = draws.sums(self.silent), draws.sums(self.best)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            said: Floats = (observed - none) / (best - none)
-        return said
+        room = best - none
+        nothing: Floats = np.full_like(room, np.nan)
+        return np.divide(observed - none, room, out=nothing, where=room > 0)
 
     def alarms(self, said: Floats, patient: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Alarms of anything that ranks, thresholds chosen on the other patients (5 folds)."""

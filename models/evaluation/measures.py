@@ -35,6 +35,12 @@ def brier(counts: Counts) -> Floats:
     return _over(wrong.sum(0), counts.both.sum(0))
 
 
+def skill(counts: Counts) -> Floats:
+    """Share of the base rate's Brier score that is saved."""
+    base = rate(counts)
+    return 1.0 - _over(brier(counts), base * (1.0 - base))
+
+
 def slope(counts: Counts) -> Floats:
     """Calibration slope: of the logistic regression of what happened on the log-odds said."""
     return _logistic(counts, free=True)[0]

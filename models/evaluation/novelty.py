@@ -211,10 +211,7 @@ def by_band(
                 "median_width_log_odds": round(float(np.median(width[mine])), 4),
                 "auroc": interval(measures.auroc(counts)),
                 "calibration_slope": interval(measures.slope(counts)),
-                "brier_skill": interval(
-                    1
-                    - measures.brier(counts) / (measures.rate(counts) * (1 - measures.rate(counts)))
-                ),
+                "brier_skill": interval(measures.skill(counts)),
             }
         )
     return out

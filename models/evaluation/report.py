@@ -34,7 +34,7 @@ PLOTTED: Final = (
 """One task of each risk, whose curves, calibration and groups are in the card."""
 LIMITS: Final = {"news2_7": ("news2", 7.0), "news2_5": ("news2", 5.0), "qsofa_2": ("qsofa", 2.0)}
 _POINTS: Final = 30
-_STAYS: Final = 120
+STAYS: Final = 120
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +141,7 @@ def alarms(given: Given, threshold: float) -> dict[str, Any]:
         "stays": len(course.stays),
         "septic_stays": int(np.isfinite(course.onset).sum()),
         "patient_days": round(float(course.days.sum()), 1),
-        "policy": asdict(policy),
+        "policy": asdict(policy) | {"fresh": list(policy.fresh)},
         "as_shipped": judged(model, threshold),
         "beside": {name: judged(score[s], limit) for name, (s, limit) in LIMITS.items()},
         "operating_curve": operating,
@@ -157,7 +157,7 @@ def of_weights(
     threshold: Mapping[str, float],
     data: Path,
     sets: tuple[str, ...],
-    stays: int = _STAYS,
+    stays: int = STAYS,
 ) -> dict[str, Any]:
     """Bounds, novelty and drivers, which need the weights themselves.
 

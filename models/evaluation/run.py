@@ -34,6 +34,7 @@ def evaluate(
     sets: Sequence[str] | None = None,
     limit: int | None = None,
     predictions: Path | None = None,
+    stays: int = report.STAYS,
 ) -> dict[str, Any]:
     """Measure weights; returns the card's `evaluation`.
 
@@ -46,6 +47,7 @@ def evaluate(
         limit: About how many stays of each set; default: all.
         predictions: Out-of-fold predictions (`told.of_file`), which discrimination, calibration,
             groups and alarms are then measured on; default: the weights on the test part.
+        stays: Of each set, for what is predicted again with windows changed.
 
     Raises:
         models.checkpoint.BadCheckpoint: The weights cannot be used.
@@ -78,7 +80,7 @@ def evaluate(
         "rows": report.base_rates(rows, given.told),
     }
     said |= report.of_rows(given, shipped)
-    said |= report.of_weights(rows, own, predictor, shipped, data, used)
+    said |= report.of_weights(rows, own, predictor, shipped, data, used, stays)
     return said
 
 
