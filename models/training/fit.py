@@ -21,22 +21,23 @@ import torch
 from numpy.typing import NDArray
 from rich.progress import Progress
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits, log_softmax
+from torch.nn.functional import binary_cross_entropy_with_logits
 
 from models.features import HIDEABLE, UNIT_MISSING, Features
 from models.network import RISKS, Network, NetworkConfig
 from models.novelty import distance
+from models.training import gate
 from models.training.cache import Table
+from models.training.forest import LATE, LATE_FROM
 from models.training.metrics import gains
 
-_RECIPE: Final = 3
+_RECIPE: Final = 4
 """Counts changes of what is below: a state of another recipe is not gone on with."""
 _BATCH: Final = 1024
 _RATE: Final = 2e-3
 _DECAY: Final = 0.3
 _AVERAGE: Final = 0.998
 """What the average of the weights keeps at each step."""
-_GATE: Final = 0.2
 _HIDE: Final = 0.4
 _DROP: Final = 0.1
 """Of signals, made never measured; so that the network does without any of them."""
@@ -46,13 +47,6 @@ _GAIN: Final = 0.7
 """Share of the sepsis loss that asks whether an alarm in this hour gains utility."""
 _TAUGHT: Final = 0.8
 """Share of a loss that follows the trees, where they speak."""
-_TARGET: Final = {
-    0: (1.0, 0.0, 0.0, 0.0),
-    1: (0.0, 1.0, 0.0, 0.0),
-    2: (0.0, 0.0, 1.0, 0.0),
-    3: (0.0, 0.5, 0.5, 0.0),
-}
-"""The experts a labelled patient should be routed to."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,12 +83,14 @@ class _Lesson:
     Attributes:
         label: [n, R], -1 where unknown.
         alarm: 1 where an alarm gains sepsis utility, [n]; weight how much it gains or costs.
+        counts: Of a row for each risk, [n, R]: late hours count more for mortality.
         taught: What trees say, [n, R], NaN where nothing.
     """
 
     label: Tensor
     alarm: Tensor
     weight: Tensor
+    counts: Tensor
     taught: Tensor
 
     @classmethod
@@ -106,17 +102,20 @@ class _Lesson:
         mean = float(np.abs(gain[known]).mean()) if known.any() else 1.0
         if taught is None:
             taught = np.full(table.labels.shape, np.nan, np.float32)
+        counts = torch.ones(table.labels.shape)
+        counts[torch.from_numpy(table.hour >= LATE_FROM), RISKS.index("mortality")] = LATE
         return cls(
             torch.from_numpy(table.labels.astype(np.float32)),
             torch.from_numpy((gain > 0).astype(np.float32)),
             torch.from_numpy((np.abs(gain) / mean).astype(np.float32)),
+            counts,
             torch.from_numpy(taught),
         )
 
     def loss(self, logits: Tensor, at: Tensor) -> Tensor:
         """Sum over risks of the mean loss of the rows that teach them."""
         label, taught = self.label[at], self.taught[at]
-        known = label >= 0
+        known = (label >= 0) * self.counts[at]
         each = binary_cross_entropy_with_logits(logits, label.clamp(0), reduction="none")
         sepsis = RISKS.index("sepsis")
         gain = binary_cross_entropy_with_logits(
@@ -141,7 +140,7 @@ def _averaged(average: Tensor, new: Tensor, count: Tensor | int) -> Tensor:
 
 
 def _mean(each: Tensor, known: Tensor) -> Tensor:
-    """Mean of the known ones of each column; 0 where none is."""
+    """Mean of each column by the rows' weights; 0 where none is known."""
     return (each * known).sum(0) / known.sum(0).clamp(1)
 
 
@@ -172,6 +171,7 @@ def fit(
     base = torch.tensor(np.clip(np.nan_to_num(rates, nan=0.1), 1e-3, 0.5), dtype=torch.float32)
     with torch.no_grad():
         network.experts.head.bias.copy_(torch.logit(base))
+    gate.teach(network, table, plan.seed)
     optimiser = torch.optim.AdamW(network.parameters(), _RATE, weight_decay=_DECAY)
     steps = -(-len(table.stay) // _BATCH)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
@@ -246,15 +246,7 @@ def _loss(
         label = torch.from_numpy(table.labels[at].astype(np.float32))
         each = binary_cross_entropy_with_logits(said.logits, label.clamp(0), reduction="none")
         loss = _mean(each, label >= 0).sum()
-    expert = table.expert[at]
-    labelled = np.nonzero(expert >= 0)[0]
-    if len(labelled):
-        want = torch.tensor([_TARGET[int(e)] for e in expert[labelled]])
-        # As far as a window is novel it belongs to the route of what the others have not seen.
-        novel = said.novelty[labelled].detach().unsqueeze(1)
-        want = want * (1.0 - novel) + novel * torch.tensor([0.0, 0.0, 0.0, 1.0])
-        loss = loss - _GATE * (want * log_softmax(said.gate[labelled], 1)).sum(1).mean()
-    return loss
+    return loss + gate.loss_of(said, table, at)
 
 
 def describe(plan: Plan) -> dict[str, int]:
