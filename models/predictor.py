@@ -23,6 +23,7 @@ from models import checkpoint, explain, native
 from models.config import GRID
 from models.features import CaseCache, of_cases
 from models.moe import EXPERTS, mixed, shares
+from models.native.charts import Charts
 from models.native.writer import Writer
 from models.network import RISKS
 from models.scores import SCORE_INPUTS, SCORES
@@ -114,6 +115,7 @@ class Predictor:
             raise EngineMissing(f"no serving engine for {device}: `make install` builds it")
         self._native = native.Native(self._model, threads) if there and engine != "torch" else None
         self._writer = Writer() if self._native is not None else None
+        self._score = Charts() if self._native is not None else score_of
         self.engine = "torch" if self._native is None else "native"
 
     def store(self, capacity: int) -> HostWindowStore:
@@ -132,7 +134,7 @@ class Predictor:
             with torch.inference_mode():
                 out = self._network(windows, case)
         scale = np.array([getattr(c, "spo2_scale", None) or 1 for c in windows.cases], np.int64)
-        score, missing = score_of(windows.newest_value, scale)
+        score, missing = self._score(windows.newest_value, scale)
         said = {
             "speaks": (windows.newest_age_ms[:, _SPOKEN] >= 0).sum(1) > 0,
             **{name: out[name] for name in _SAID},

@@ -106,7 +106,9 @@ class Writer:
         Args:
             said: Arrays by the names of `models.predictor.Predictions`.
         """
-        kept = [np.ascontiguousarray(said[name], kind) for name, kind in _KINDS.items()]
+        kept: list[NDArray[Any]] = [
+            np.ascontiguousarray(said[name], kind) for name, kind in _KINDS.items()
+        ]
         size = len(kept[0])
         out = np.empty(size * self._room, np.uint8)
         end = np.empty(size, np.int64)

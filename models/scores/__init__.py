@@ -35,12 +35,12 @@ Floats = NDArray[np.float64]
 Bits = NDArray[np.uint32]
 _Known = dict[str, Floats]
 
-_TABLES: Final[dict[str, Any]] = json.loads(
+TABLES: Final[dict[str, Any]] = json.loads(
     resources.files(__package__).joinpath("tables.json").read_text("utf-8")
 )
-VERSION: Final[str] = _TABLES["version"]
+VERSION: Final[str] = TABLES["version"]
 SCORES: Final = ("news2", "qsofa", "mews", "sirs", "shock_index")
-VARIANTS: Final[dict[str, str]] = {n: _TABLES["scores"][n]["variant"] for n in SCORES}
+VARIANTS: Final[dict[str, str]] = {n: TABLES["scores"][n]["variant"] for n in SCORES}
 SCORE_INPUTS: Final = (
     "resp",
     "spo2",
@@ -62,7 +62,7 @@ _COMPARE: Final[dict[str, Callable[[Floats, float], NDArray[np.bool_]]]] = {
     ">": operator.gt,
     ">=": operator.ge,
 }
-_AIR: Final = 0.21
+AIR: Final = 0.21
 
 
 def score(
@@ -91,7 +91,7 @@ def _known(values_BS: NDArray[np.floating[Any]]) -> _Known:
     gcs, acvpu, fio2 = known["gcs"], known["acvpu"], values_BS[:, INDEX["fio2"]].astype(np.float64)
     level = np.select([gcs > 14.5, gcs > 8.5, gcs > 3.5, gcs >= 0], [0.0, 2.0, 3.0, 4.0], np.nan)
     coma = np.select([acvpu < 0.5, acvpu >= 0.5], [15.0, 14.0], np.nan)
-    oxygen = np.select([fio2 > _AIR, fio2 <= _AIR], [1.0, 0.0], np.nan)
+    oxygen = np.select([fio2 > AIR, fio2 <= AIR], [1.0, 0.0], np.nan)
     known["acvpu"] = np.where(np.isnan(acvpu), level, acvpu)
     known["gcs"] = np.where(np.isnan(gcs), coma, gcs)
     known["on_oxygen"] = np.where(np.isnan(known["on_oxygen"]), oxygen, known["on_oxygen"])
@@ -179,4 +179,4 @@ def _form(table: dict[str, Any]) -> Callable[[_Known, NDArray[np.bool_]], tuple[
     return partial(_ratio, table["ratio"])
 
 
-_FORMS: Final = {name: _form(_TABLES["scores"][name]) for name in SCORES}
+_FORMS: Final = {name: _form(TABLES["scores"][name]) for name in SCORES}
