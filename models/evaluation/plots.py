@@ -43,6 +43,7 @@ def draw(figures: Figures, folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     style: Any = {
         "svg.hashsalt": "vitalstream",
+        "svg.fonttype": "none",
         "font.size": 9,
         "axes.spines.top": False,
         "axes.spines.right": False,

@@ -195,7 +195,7 @@ function reliability(said: Reliability): HTMLElement {
   });
   const top = 1.05 * Math.max(...points.flat(), ...bars.map((bar) => bar[2]), 0.001);
   const axis = { min: 0, max: top, percent: true };
-  return plot("Reliability", { ...axis, label: "risk said" }, { ...axis, label: "observed, with 95 %" }, [
+  return plot("Reliability", { ...axis, label: "risk said" }, { ...axis, label: "observed" }, [
     { name: "", kind: "plain", dashed: true, points: [[0, 0], [top, top]] },
     { name: "this model", kind: "model", points, bars, dots: true },
   ]);
@@ -221,6 +221,9 @@ function decision(said: Evaluation["decision_curve"][string]): HTMLElement {
 function plots(given: Evaluation, task: string): HTMLElement {
   const unit = { min: 0, max: 1, percent: true };
   const grid = h("div", { class: "plots" });
+  const precision = curves(given, task, "recall", "precision");
+  const highest = Math.max(...precision.flatMap((each) => each.points.map((point) => point[1])), 0.01);
+  const top = Math.min(1, 1.1 * highest);
   const bins = given.calibration[task];
   if (bins) grid.append(reliability(bins));
   grid.append(
@@ -228,12 +231,7 @@ function plots(given: Evaluation, task: string): HTMLElement {
       { name: "", kind: "plain", dashed: true, points: [[0, 0], [1, 1]] },
       ...curves(given, task, "false_positive_rate", "recall"),
     ]),
-    plot(
-      "Precision and recall",
-      { ...unit, label: "sensitivity" },
-      { ...unit, label: "positive predictive value" },
-      curves(given, task, "recall", "precision"),
-    ),
+    plot("Precision and recall", { ...unit, label: "sensitivity" }, { ...unit, max: top, label: "predictive value" }, precision),
   );
   const net = given.decision_curve[task];
   if (net) grid.append(decision(net));
@@ -305,7 +303,7 @@ function alarms(given: NonNullable<Evaluation["alarm_policy"]>): HTMLElement[] {
       plot(
         "Alarm burden",
         { label: "sepsis alerts a patient-day", min: 0, max: 2 },
-        { label: "septic stays with an alert before onset", min: 0, max: 1, percent: true },
+        { label: "septic stays caught", min: 0, max: 1, percent: true },
         [
           { name: "80 % at 1 a day", kind: "plain", dashed: true, points: [[0, 0.8], [1, 0.8], [1, 0]] },
           line("NEWS2", "other", given.operating_curve_news2),
@@ -341,7 +339,7 @@ export function evaluation(given: Evaluation): HTMLElement[] {
       "section",
       {},
       h("h2", {}, "How well it tells"),
-      h("p", { class: "note" }, `Measured ${given.protocol}. Intervals are 95 %, by resampling patients.`),
+      h("p", { class: "note" }, `Protocol: ${given.protocol}. Intervals are 95 %, by resampling patients.`),
       scores(given),
       h("details", {}, h("summary", {}, "Beside bedside scores and other means, paired"), rivals(given)),
     ),
