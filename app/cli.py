@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 _CLUSTER: Final = ("kafka", "group", "partitions", "replication", "session_timeout_ms")
 _WORKER: Final = (
-    *("devices", "threads", "model", "max_batch", "max_wait_ms", "emit", "min_rescore_ms"),
+    *("devices", "threads", "spread_experts", "model", "max_batch", "max_wait_ms", "emit"),
+    "min_rescore_ms",
     *("max_skew_ms", "max_lag", "stuck_after_s", "snapshot_every_s", "queue_limit"),
     *("stale_after_ms", "max_beds", "bed_idle_h"),
 )

@@ -38,7 +38,7 @@ cli = typer.Typer(
 _PANELS: Final = {
     "Connections": ("kafka", "database", "token", "host", "port", "ops_port"),
     "Files": ("data_dir", "data", "model"),
-    "Model and devices": ("devices", "threads", "max_batch", "max_wait_ms"),
+    "Model and devices": ("devices", "threads", "spread_experts", "max_batch", "max_wait_ms"),
     "Stream": (
         *("group", "partitions", "replication", "emit", "min_rescore_ms", "stale_after_ms"),
         *("max_skew_ms", "max_lag", "stuck_after_s", "snapshot_every_s", "session_timeout_ms"),

@@ -44,6 +44,9 @@ class Settings(BaseSettings):
     model: Path | None = Field(None, description="Weights; default: those shipped.")
     devices: str = Field("cpu", description="Devices, comma-separated: cpu,cpu or cuda:0,cuda:1.")
     threads: int = Field(1, ge=1, le=256, description="Threads of a CPU device's network.")
+    spread_experts: bool = Field(
+        False, description="Spread the specialists over the devices, instead of a copy on each."
+    )
     group: str = Field("vitalstream", min_length=1, description="Prefix of the consumer groups.")
     partitions: int = Field(12, ge=1, le=10_000, description="Partitions of new topics.")
     replication: int = Field(1, ge=1, le=10, description="Replication factor of new topics.")
@@ -140,6 +143,11 @@ class Settings(BaseSettings):
     def database_url(self) -> str:
         """The database in use."""
         return self.database or f"sqlite:///{self.data_dir / 'vitalstream.db'}"
+
+
+def ranks_on_loopback() -> None:
+    """Let this process's ranks find each other on loopback, where the environment names nothing."""
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
 
 
 def masked(url: str) -> str:

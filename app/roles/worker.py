@@ -12,7 +12,7 @@ from typing import cast
 import structlog
 
 from app.lifecycle import Deadline, Health
-from app.settings import BadSetting, Settings
+from app.settings import BadSetting, Settings, ranks_on_loopback
 from streaming.model import Model
 from streaming.options import Options
 from streaming.pipeline import Pipeline
@@ -30,6 +30,15 @@ def _load(path: Path | None, device: str, threads: int) -> Model:
     from models import predictor
 
     model = predictor.load(path, device, threads)
+    log.info("model loaded", version=model.version, device=model.device, engine=model.engine)
+    return cast("Model", model)
+
+
+def _spread(path: Path | None, devices: Sequence[str], threads: int) -> Model:
+    from models.parallel import serving
+
+    ranks_on_loopback()
+    model = serving.SpreadPredictor(path, devices, threads)
     log.info("model loaded", version=model.version, device=model.device, engine=model.engine)
     return cast("Model", model)
 
@@ -53,10 +62,13 @@ class Worker:
     ) -> None:
         if settings.kafka is None:
             raise BadSetting("kafka: None is not allowed: HOST:PORT, comma-separated")
+        if settings.spread_experts and "," not in settings.devices:
+            raise BadSetting(f"devices: {settings.devices!a} is not allowed: two to spread experts")
         self._settings = settings
         self._servers = settings.kafka
         self._telemetry = telemetry
         self._load = load or _load
+        self._opened: Sequence[Model] = ()
         self._pipeline: Pipeline | None = None
 
     async def start(self) -> None:
@@ -70,7 +82,7 @@ class Worker:
         # The network's thread asks for the interpreter after each of its short operations; with the
         # default of 5 ms the loop would keep it waiting longer than the network computes.
         sys.setswitchinterval(SWITCH_S)
-        models = await asyncio.to_thread(self._models)
+        self._opened = models = await asyncio.to_thread(self._models)
         self._pipeline = Pipeline(
             self._servers,
             models,
@@ -102,6 +114,8 @@ class Worker:
     def _models(self) -> Sequence[Model]:
         settings = self._settings
         names = [name.strip() for name in settings.devices.split(",") if name.strip()]
+        if settings.spread_experts:
+            return [_spread(settings.model, names, settings.threads)]
         return [self._load(settings.model, name, settings.threads) for name in names]
 
     async def wait(self) -> None:
@@ -114,6 +128,9 @@ class Worker:
         """Take nothing new, publish what is under way, commit, snapshot, leave the group."""
         if self._pipeline is not None:
             await self._pipeline.drain(deadline.left_s * 0.9)
+        for model in self._opened:
+            if close := getattr(model, "close", None):
+                await asyncio.to_thread(close)
 
     def health(self) -> Mapping[str, Health]:
         """Kafka, restoring, lag, stuck partitions, each device and the model."""
