@@ -180,6 +180,7 @@ def topk_hook(
     # Straight to each rank: as many bytes as round a ring, and half of gloo's headers.
     arrived = message.new_empty(world * message.numel())
     work = dist.all_to_all_single(arrived, message.repeat(world), group=group, async_op=True)
+    assert work is not None  # only a process outside the group gets none
     end = values_bytes(count, config.value_bits)
 
     def gather(_: torch.futures.Future[Any]) -> Tensor:
@@ -190,7 +191,8 @@ def topk_hook(
             total.index_add_(0, torch.from_numpy(indices).to(buffer.device), part)
         return total.div_(world).to(buffer.dtype)
 
-    return work.get_future().then(gather)
+    future: torch.futures.Future[Tensor] = work.get_future().then(gather)
+    return future
 
 
 def largest(x: Tensor, count: int) -> Tensor:

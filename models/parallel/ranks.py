@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import torch
 import torch.distributed as dist
-from torch import multiprocessing
+from torch.multiprocessing.spawn import spawn
 
 _BYTES_SENT: Final = 200
 """Offset of `tcpi_bytes_sent` in Linux's `struct tcp_info`, since 4.19."""
@@ -37,7 +37,7 @@ def run(work: Callable[..., Any], world: int, *arguments: Any, device: str = "cp
     if device == "cuda" and torch.cuda.device_count() < world:
         raise RuntimeError(f"{torch.cuda.device_count()} CUDA devices for {world} ranks")
     with tempfile.TemporaryDirectory() as folder:
-        multiprocessing.spawn(_rank, (world, folder, device, work, arguments), nprocs=world)
+        spawn(_rank, (world, folder, device, work, arguments), nprocs=world)  # type: ignore[no-untyped-call]
         return torch.load(Path(folder) / "said", weights_only=False)
 
 

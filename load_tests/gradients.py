@@ -1,0 +1,188 @@
+"""Does training with thinned-out gradients end where dense training ends? The network's form, 4
+ranks, real stays, several seeds.
+
+    python load_tests/gradients.py --data DATA --cache CACHE --seeds 5
+
+Both trainings take the same steps of the same optimiser (momentum SGD) on the same rows with the
+same weights at their start; only the exchange differs. Prints the AUROC of each seed, the
+difference of the means, and the bytes that left the sockets.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from sklearn.metrics import roc_auc_score
+from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.nn.parallel import DistributedDataParallel
+
+from models.features import Features
+from models.network import RISKS, Network, NetworkConfig
+from models.parallel import ranks
+from models.parallel.gradients import TopKConfig, TopKState, topk_hook
+from models.training.cache import SETS, build
+from models.training.evaluate import part, without_outcome
+
+CLIP: Final = 1.0
+COLUMNS: Final = ("signals", "minutes", "case", "labels")
+Rows = dict[str, np.ndarray[Any, Any]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What both trainings share; rows and batch of all ranks together, warm-up a share of steps."""
+
+    rows: int
+    batch: int
+    epochs: int
+    rate: float
+    momentum: float
+    ratio: float
+    warmup: float
+
+
+def train(folder: str, plan: Plan, seed: int, compressed: bool) -> dict[str, Any]:
+    """One training of all ranks; rank 0 tells AUROCs, bytes and time."""
+    world, rank = dist.get_world_size(), dist.get_rank()
+    rows, test = (_mapped(Path(folder) / name) for name in ("train", "test"))
+    torch.manual_seed(seed)
+    network = Network(NetworkConfig())
+    network.features.load_state_dict(torch.load(Path(folder) / "features.pt"))
+    labels = rows["labels"]
+    rates = [labels[:, r][labels[:, r] >= 0].mean() for r in range(len(RISKS))]
+    base = torch.tensor(np.clip(np.nan_to_num(rates, nan=0.1), 1e-3, 0.5), dtype=torch.float32)
+    with torch.no_grad():
+        network.experts.head.bias.copy_(torch.logit(base))
+    steps = len(rows["labels"]) // plan.batch
+    total = steps * plan.epochs
+    ddp = DistributedDataParallel(network, forward_sync_buffers=False)
+    config = TopKConfig(
+        ratio=plan.ratio,
+        momentum=plan.momentum,
+        clip_norm=CLIP,
+        warmup_steps=int(plan.warmup * total),
+    )
+    if compressed:
+        ddp.register_comm_hook(TopKState(network.named_parameters(), config), topk_hook)
+    optimiser = torch.optim.SGD(
+        ddp.parameters(), plan.rate, momentum=0.0 if compressed else plan.momentum
+    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser, plan.rate, total_steps=total, pct_start=0.15, cycle_momentum=False
+    )
+    network.train()
+    sent, settled, start = 0, 0, time.perf_counter()
+    for epoch in range(plan.epochs):
+        order = np.random.default_rng((seed, epoch)).permutation(len(rows["labels"]))
+        for step in range(steps):
+            mine = order[step * plan.batch : (step + 1) * plan.batch][rank::world]
+            before = ranks.socket_bytes()
+            loss = _loss(ddp, rows, np.sort(mine))
+            optimiser.zero_grad()
+            loss.backward()
+            if not compressed:
+                torch.nn.utils.clip_grad_norm_(network.parameters(), CLIP)
+            optimiser.step()
+            schedule.step()
+            if epoch * steps + step >= config.warmup_steps:
+                sent += ranks.socket_bytes() - before
+                settled += 1
+    took = time.perf_counter() - start
+    said: dict[str, Any] = {"seed": seed, "compressed": compressed, "seconds": round(took, 1)}
+    said["bytes_a_step"] = round(sent / settled)
+    if rank == 0:
+        network.eval()
+        with torch.inference_mode():
+            logits = network(*_inputs(test, slice(None))).logits.numpy()
+        for risk, name in enumerate(RISKS):
+            known = test["labels"][:, risk] >= 0
+            said[name] = float(roc_auc_score(test["labels"][known, risk], logits[known, risk]))
+    return said
+
+
+def trainings(device: torch.device, folder: str, plan: Plan, seeds: int) -> list[dict[str, Any]]:
+    """Dense and thinned-out, seed by seed, in the same processes."""
+    found = []
+    for seed in range(seeds):
+        for compressed in (False, True):
+            found.append(train(folder, plan, seed, compressed))
+            if dist.get_rank() == 0:
+                print(json.dumps(found[-1]), flush=True)
+    return found
+
+
+def _inputs(rows: Rows, at: Any) -> list[torch.Tensor]:
+    return [torch.from_numpy(np.asarray(rows[name][at], np.float32)) for name in COLUMNS[:3]]
+
+
+def _loss(ddp: DistributedDataParallel, rows: Rows, at: Any) -> torch.Tensor:
+    said = ddp(*_inputs(rows, at))
+    label = torch.from_numpy(rows["labels"][at].astype(np.float32))
+    known = label >= 0
+    each = binary_cross_entropy_with_logits(said.logits, label.clamp(0), reduction="none")
+    loss: torch.Tensor = ((each * known).sum(0) / known.sum(0).clamp(1)).sum()
+    return loss
+
+
+def _mapped(folder: Path) -> Rows:
+    return {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in COLUMNS}
+
+
+def store(rows: Rows, folder: Path) -> None:
+    """Columns of rows, where the ranks map them."""
+    folder.mkdir(parents=True)
+    for name in COLUMNS:
+        np.save(folder / f"{name}.npy", rows[name])
+
+
+def prepare(data: Path, cache: Path, work: Path, plan: Plan) -> None:
+    """Rows of both parts on disk, where the ranks map them."""
+    features = Features()
+    table = build(data, cache, SETS, None, features)
+    rng = np.random.default_rng(0)
+    for name in ("train", "test"):
+        rows = without_outcome(part(table, name))
+        chosen = np.sort(rng.permutation(len(rows.stay))[: plan.rows])
+        store({column: getattr(rows, column)[chosen] for column in COLUMNS}, work / name)
+    torch.save(features.state_dict(), work / "features.pt")
+
+
+def main() -> None:
+    """Train, and print what came out."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--cache", type=Path, required=True)
+    parser.add_argument("--work", type=Path, required=True, help="Folder for rows and results.")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--ranks", type=int, default=4)
+    parser.add_argument("--rows", type=int, default=40_000)
+    parser.add_argument("--batch", type=int, default=512)
+    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--rate", type=float, default=0.1)
+    parser.add_argument("--momentum", type=float, default=0.9)
+    parser.add_argument("--ratio", type=float, default=0.001)
+    parser.add_argument("--warmup", type=float, default=0.2)
+    given = parser.parse_args()
+    plan = Plan(**{name: getattr(given, name) for name in Plan.__slots__})
+    if not (given.work / "features.pt").exists():
+        prepare(given.data, given.cache, given.work, plan)
+    print(json.dumps(asdict(plan)), flush=True)
+    found = ranks.run(trainings, given.ranks, str(given.work), plan, given.seeds)
+    dense, thin = ([f for f in found if f["compressed"] is c] for c in (False, True))
+    for name in RISKS:
+        means = [float(np.mean([f[name] for f in side])) for side in (dense, thin)]
+        print(f"{name:12s} dense {means[0]:.4f} thinned {means[1]:.4f} {means[1] - means[0]:+.4f}")
+    sent = [float(np.mean([f["bytes_a_step"] for f in side])) for side in (dense, thin)]
+    print(f"bytes a step {sent[0]:.0f} {sent[1]:.0f}: {sent[0] / sent[1]:.0f} times fewer")
+
+
+if __name__ == "__main__":
+    main()
