@@ -2,14 +2,12 @@
 
     python load_tests/chaos.py --kafka 127.0.0.1:9092 --scenario kill,freeze --seconds 20
 
-Observations are known values by bed and sequence number. The proof reads `icu.vitals` and
-`icu.predictions` and replays the observations through an oracle of its own, ten lines of
-dictionaries, that shares no code with the worker:
+Observations are known values by bed and sequence number; `verdict.py` proves by the topics what
+became of them, `books.py` by the database what a ward wrote. A database that is away for 30 s:
 
-- every accepted observation has a prediction whose `source` is its offset (`emit=each`);
-- all repeats of an identity are equal in every field but `produced_ms`;
-- each prediction's case, time and inputs are the oracle's: every accepted observation is in the
-  windows, no window holds a value of another case or bed.
+    python load_tests/chaos.py --kafka 127.0.0.1:9092 --scenario database_away --beds 100 \\
+        --rate 100 --seconds 50 --away 30 --database postgresql://… \\
+        --stop-database 'pg_ctl … stop' --start-database 'pg_ctl … start'
 """
 
 from __future__ import annotations
@@ -23,192 +21,21 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 
 ROOT = Path(__file__).resolve().parent.parent
-SIGNALS = ("hr", "spo2", "resp", "map", "temp")
-OBSERVATIONS_A_CASE = 40
-START_MS = int(time.time() * 1000) - 3_600_000
+sys.path.insert(0, str(ROOT / "load_tests"))  # also where this module is loaded by its path
 
+from books import judge  # noqa: E402
+from verdict import START_MS, Verdict, observation, verify  # noqa: E402
 
-def observation(bed: int, seq: int, start_ms: int = START_MS, run: str = "") -> dict[str, Any]:
-    """The known message of a bed: values name bed and number; some are null, late or empty."""
-    number = seq // OBSERVATIONS_A_CASE
-    ts_ms = start_ms + seq * 1_000
-    values: dict[str, float | None] = {
-        "hr": 40 + bed % 100 + (seq % 997) / 1_000,
-        "spo2": 90 + (seq % 10),
-        "resp": None if seq % 7 == 3 else 10 + seq % 20,
-    }
-    if seq % 5 == 0:
-        values["map"] = 60 + seq % 40
-    if seq % 11 == 4:
-        values["temp"] = 36 + (seq % 30) / 10
-    if seq % 13 == 6:
-        values = {}
-    if seq % 17 == 9:
-        ts_ms -= 5_500
-    if seq % OBSERVATIONS_A_CASE == 3 and number:
-        number -= 1  # A straggler of the patient before: must reach no window.
-    return {
-        "bed_id": f"{run}bed-{bed:04d}",
-        "ts_ms": ts_ms,
-        "values": values,
-        "case_id": f"case-{bed}-{number}",
-        "seq": seq,
-    }
-
-
-@dataclass
-class Oracle:
-    """What a bed's window must say after each message, by the rules of the contract."""
-
-    case_id: str | None = None
-    earlier: set[str] = field(default_factory=set)
-    ts_ms: int = -1
-    newest: dict[str, tuple[int, float]] = field(default_factory=dict)
-
-    def take(self, message: dict[str, Any]) -> bool:
-        """Whether the message is accepted; it is in the window then."""
-        case_id = message.get("case_id")
-        if case_id in self.earlier:
-            return False
-        if case_id is not None and case_id != self.case_id:
-            if self.case_id is not None:
-                self.earlier.add(self.case_id)
-            self.case_id, self.ts_ms, self.newest = case_id, -1, {}
-        self.ts_ms = max(self.ts_ms, message["ts_ms"])
-        for name, value in message["values"].items():
-            known = self.newest.get(name)
-            if value is not None and (known is None or known[0] <= message["ts_ms"]):
-                self.newest[name] = (message["ts_ms"], value)
-        return True
-
-    def inputs(self) -> dict[str, dict[str, float]]:
-        """The `inputs` of a prediction made now."""
-        return {
-            name: {"v": round(float(np.float32(value)), 4), "age_ms": self.ts_ms - ts_ms}
-            for name, (ts_ms, value) in self.newest.items()
-        }
-
-
-@dataclass
-class Verdict:
-    """What the topics say."""
-
-    observations: int = 0
-    accepted: int = 0
-    predictions: int = 0
-    repeats: int = 0
-    missing: list[str] = field(default_factory=list)
-    unequal: list[str] = field(default_factory=list)
-    wrong: list[str] = field(default_factory=list)
-    unasked: list[str] = field(default_factory=list)
-
-    @property
-    def holds(self) -> bool:
-        """Whether every promise was kept."""
-        return self.accepted > 0 and not (
-            self.missing or self.unequal or self.wrong or self.unasked
-        )
-
-    def __str__(self) -> str:
-        faults = ", ".join(
-            f"{len(found)} {name} (first: {found[0]})"
-            for name, found in vars(self).items()
-            if isinstance(found, list) and found
-        )
-        return (
-            f"{self.observations} observations, {self.accepted} accepted, "
-            f"{self.predictions} predictions, {self.repeats} repeats; "
-            f"{faults or 'nothing missing, nothing wrong'}"
-        )
-
-
-def read_topic(servers: str, topic: str) -> Iterator[Any]:
-    """All records of a topic, partition by partition order kept, up to its end as of now."""
-    consumer = Consumer(
-        {
-            "bootstrap.servers": servers,
-            "group.id": f"verifier-{time.time_ns()}",
-            "enable.auto.commit": False,
-            "auto.offset.reset": "earliest",
-            "fetch.queue.backoff.ms": 1,
-        }
-    )
-    try:
-        partitions = consumer.list_topics(topic, timeout=10).topics[topic].partitions
-        ends = {}
-        for p in partitions:
-            low, high = consumer.get_watermark_offsets(TopicPartition(topic, p), timeout=10)
-            if high > low:
-                ends[p] = high
-        consumer.assign([TopicPartition(topic, p, 0) for p in ends])
-        while ends:
-            records = consumer.consume(1_000, timeout=1.0)
-            yield from (r for r in records if r.error() is None)
-            for position in consumer.position([TopicPartition(topic, p) for p in ends]):
-                if position.offset >= ends[position.partition]:
-                    del ends[position.partition]
-    finally:
-        consumer.close()
-
-
-def verify(servers: str, emit: str = "each") -> Verdict:
-    """Judge the topics as they are now."""
-    verdict = Verdict()
-    expected: dict[tuple[int, int], tuple[str, str | None, int, dict[str, Any]]] = {}
-    oracles: dict[str, Oracle] = defaultdict(Oracle)
-    for record in read_topic(servers, "icu.vitals"):
-        message = json.loads(record.value())
-        verdict.observations += 1
-        oracle = oracles[message["bed_id"]]
-        if oracle.take(message):
-            verdict.accepted += 1
-            expected[record.partition(), record.offset()] = (
-                message["bed_id"],
-                oracle.case_id,
-                oracle.ts_ms,
-                oracle.inputs(),
-            )
-    seen: dict[tuple[Any, ...], dict[str, Any]] = {}
-    for record in read_topic(servers, "icu.predictions"):
-        prediction = json.loads(record.value())
-        verdict.predictions += 1
-        prediction.pop("produced_ms")
-        source = (prediction["source"]["partition"], prediction["source"]["offset"])
-        identity = (prediction["bed_id"], source, prediction["model_version"])
-        before = seen.setdefault(identity, prediction)
-        if before is not prediction:
-            verdict.repeats += 1
-            if before != prediction:
-                fields = [k for k in prediction if prediction[k] != before.get(k)]
-                verdict.unequal.append(f"{identity}: {fields}")
-        wanted = expected.get(source)
-        if wanted is None:
-            verdict.unasked.append(str(identity))
-            continue
-        for name, want in zip(("bed_id", "case_id", "ts_ms", "inputs"), wanted, strict=True):
-            if prediction[name] != want:
-                verdict.wrong.append(f"{identity}: {name} {prediction[name]!r} for {want!r}")
-    if emit == "each":
-        have = {identity[1] for identity in seen}
-        verdict.missing = [str(source) for source in expected if source not in have]
-    else:
-        newest: dict[str, tuple[int, int]] = {}
-        for source, (bed_id, *_) in expected.items():
-            newest[bed_id] = max(newest.get(bed_id, source), source)
-        have = {identity[1] for identity in seen}
-        verdict.missing = [str(source) for source in newest.values() if source not in have]
-    return verdict
+STALE_MS = 8_000
+"""Silence after which the ward of a run opens an alert."""
 
 
 def create_topics(servers: str, partitions: int) -> None:
@@ -234,9 +61,9 @@ def create_topics(servers: str, partitions: int) -> None:
 
 
 class Publisher:
-    """Sends the known observations at a steady rate; counts what the broker acknowledged."""
+    """Sends the known observations at a steady rate; `live`: their event times begin now."""
 
-    def __init__(self, servers: str, beds: int, run: str = "") -> None:
+    def __init__(self, servers: str, beds: int, run: str = "", live: bool = False) -> None:
         self._producer = Producer(
             {
                 "bootstrap.servers": servers,
@@ -248,13 +75,18 @@ class Publisher:
         )
         self._beds = beds
         self._run = run
+        self._start_ms = None if live else START_MS
         self.sent = 0
 
     def publish(self, count: int, rate: float, meanwhile: Callable[[float], None]) -> None:
         """Send `count` observations, round robin; `meanwhile` is called with the share sent."""
         started = time.monotonic()
+        if self._start_ms is None:
+            self._start_ms = time.time_ns() // 1_000_000
         for i in range(count):
-            message = observation(self.sent % self._beds, self.sent // self._beds, run=self._run)
+            message = observation(
+                self.sent % self._beds, self.sent // self._beds, self._start_ms, self._run
+            )
             while True:
                 try:
                     self._producer.produce(
@@ -279,7 +111,7 @@ class Publisher:
 
 
 class Worker:
-    """A worker process."""
+    """A worker's process, or a ward's."""
 
     def __init__(self, servers: str, log: Path, command: Sequence[str], **settings: object) -> None:
         self._log = log.open("ab")
@@ -354,7 +186,7 @@ def _when(steps: Iterator[float]) -> Callable[[float], None]:
 
     def meanwhile(share: float) -> None:
         nonlocal due
-        while share >= due:
+        if share >= due:
             due = next(steps, 2.0)
 
     return meanwhile
@@ -368,6 +200,9 @@ class Chaos:
         servers: The Kafka to use; its topics should be empty, for the verdict reads them whole.
         folder: Where the workers' logs go.
         restart_broker: Stops and starts the broker; only `broker` needs it.
+        database: PostgreSQL URL of an empty database, and what stops and starts its server; only
+            `database` needs them.
+        away_s: How long the database is away.
     """
 
     servers: str
@@ -382,6 +217,8 @@ class Chaos:
     emit: str = "each"
     command: Sequence[str] = (sys.executable, "-m", "app.cli", "worker")
     restart_broker: Callable[[], None] | None = None
+    database: tuple[str, Callable[[], None], Callable[[], None]] | None = None
+    away_s: float = 30
     workers: list[Worker] = field(default_factory=list)
 
     def worker(self) -> Worker:
@@ -399,10 +236,28 @@ class Chaos:
         self.workers.append(worker)
         return worker
 
+    def ward(self, url: str) -> Worker:
+        """Start a ward on a database, whose tables are made first."""
+        line = (sys.executable, "-m", "app.cli")
+        subprocess.run([*line, "migrate", "--database", url], cwd=ROOT, check=True, timeout=60)
+        ward = Worker(
+            self.servers,
+            self.folder / "ward.log",
+            [*line, "ward"],
+            database=url,
+            session_timeout_ms=self.session_timeout_ms,
+            group=self.group,
+            stale_after_ms=STALE_MS,
+        )
+        self.workers.insert(0, ward)
+        return ward
+
     def run(self, *scenarios: str) -> Verdict:
         """Do what the scenarios say while observations are published; judge the topics."""
         create_topics(self.servers, self.partitions)
-        publisher = Publisher(self.servers, self.beds)
+        # At one observation a bed and second, or fewer, the beds are watched live, and alerts open.
+        live = self.rate <= self.beds
+        publisher = Publisher(self.servers, self.beds, live=live)
         count = int(self.rate * self.seconds)
         try:
             self.worker().ready()
@@ -410,9 +265,13 @@ class Chaos:
                 steps = getattr(self, scenario)()
                 publisher.publish(count, self.rate, _when(steps))
                 for _ in steps:
-                    pass
+                    time.sleep(0.05)
             publisher.flush()
-            return settle(self.servers, self.settle_s, self.emit)
+            verdict = settle(self.servers, self.settle_s, self.emit)
+            if self.database is not None:
+                quiet = self.beds if live else 0
+                verdict.wrong += judge(self.servers, self.database[0], quiet, self.settle_s)
+            return verdict
         finally:
             for worker in self.workers:
                 if worker.process.returncode is None:
@@ -454,6 +313,19 @@ class Chaos:
         frozen.signal(signal.SIGCONT)
         assert other.process.poll() is None
 
+    def database_away(self) -> Iterator[float]:
+        """Stop PostgreSQL under load as a crash would, start it again after `away_s`."""
+        if self.database is None:
+            raise ValueError("database_away: no database is given, nor what stops and starts it")
+        url, stop, start = self.database
+        self.ward(url).ready()
+        yield 0.2
+        stop()
+        gone = time.monotonic()
+        while time.monotonic() - gone < self.away_s:
+            yield 0.0  # observations flow meanwhile
+        start()
+
     def broker(self) -> Iterator[float]:
         """Restart the broker under load."""
         if self.restart_broker is None:
@@ -470,26 +342,44 @@ def main() -> None:
     parser.add_argument("--beds", type=int, default=200)
     parser.add_argument("--rate", type=float, default=1_000, help="observations a second")
     parser.add_argument("--seconds", type=float, default=20, help="for each scenario")
+    parser.add_argument("--emit", default="each", choices=["each", "latest"])
     parser.add_argument("--restart-broker", help="shell command that restarts the broker")
+    parser.add_argument("--database", help="PostgreSQL URL of an empty database")
+    parser.add_argument("--stop-database", help="shell command that stops its server at once")
+    parser.add_argument("--start-database", help="shell command that starts it again")
+    parser.add_argument("--away", type=float, default=30, help="seconds the database is away")
     parser.add_argument("--logs", type=Path, default=Path("/tmp"))
     options = parser.parse_args()
-    restart: Callable[[], None] | None = None
-    if options.restart_broker:
-        command = options.restart_broker
-
-        def restart() -> None:
-            subprocess.run(command, shell=True, check=True)
-
+    database = None
+    if options.database:
+        stop, start = _shell(options.stop_database), _shell(options.start_database)
+        if stop is None or start is None:
+            parser.error("--database needs --stop-database and --start-database")
+        database = (options.database, stop, start)
     verdict = Chaos(
         options.kafka,
         options.logs,
         beds=options.beds,
         rate=options.rate,
         seconds=options.seconds,
-        restart_broker=restart,
+        emit=options.emit,
+        restart_broker=_shell(options.restart_broker),
+        database=database,
+        away_s=options.away,
     ).run(*options.scenario.split(","))
     print(verdict)
     sys.exit(0 if verdict.holds else 1)
+
+
+def _shell(command: str | None) -> Callable[[], None] | None:
+    """What runs a shell command; None where none is given."""
+    if not command:
+        return None
+    return lambda: _run(command)
+
+
+def _run(command: str) -> None:
+    subprocess.run(command, shell=True, check=True)
 
 
 if __name__ == "__main__":
