@@ -16,6 +16,7 @@ need maven mvn
 need postgresql '/usr/lib/postgresql/*/bin/initdb'
 need chromium chromium
 need prometheus promtool
+need libssl-dev /usr/include/openssl/evp.h
 need g++ c++ g++ clang++
 
 [ ${#missing[@]} -eq 0 ] && exit 0
