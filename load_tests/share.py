@@ -30,12 +30,28 @@ from streaming.pipeline import Options, Pipeline
 START_MS = 1_700_000_000_000
 
 
+LABS = {
+    **{"wbc": 9.1, "lactate": 1.4, "creatinine": 1.0, "bun": 18, "glucose": 132, "potassium": 4.1},
+    **{"sodium": 139, "hct": 33, "platelets": 210, "hco3": 24, "ph": 7.38},
+    **{"pao2": 92, "fio2": 0.4},
+}
+"""A morning's laboratory values: a real bed holds about eighteen signals, not five."""
+
+
 def records(beds: int, round_: int) -> list[Any]:
-    """One observation of every bed."""
+    """One observation of every bed; the first brings laboratory values too."""
     out = []
     for bed in range(beds):
         ts_ms = START_MS + round_ * 60_000
-        values = {"hr": 60 + bed % 60, "spo2": 96, "resp": 12 + round_ % 9, "map": 70, "temp": 37}
+        values: dict[str, float] = {
+            "hr": 60 + bed % 60,
+            "spo2": 96,
+            "resp": 12 + round_ % 9,
+            "map": 70,
+            "temp": 37,
+        }
+        if round_ == 0:
+            values |= LABS
         message = {"bed_id": f"bed-{bed}", "ts_ms": ts_ms, "values": values}
         out.append(
             SimpleNamespace(
