@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib.util
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -39,27 +38,8 @@ from streaming.producer import Producer
 
 pytestmark = pytest.mark.integration
 
-_SPEC = importlib.util.spec_from_file_location(
-    "postgres_server", Path(__file__).parents[1] / "app" / "postgres_server.py"
-)
-assert _SPEC is not None and _SPEC.loader is not None
-postgres_server = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(postgres_server)
 BEDS = [f"bed-{i}" for i in range(8)]
 MINUTE_MS = 60_000
-
-
-@pytest.fixture(scope="module")
-def postgres(require: Any) -> Iterator[Any]:
-    """A PostgreSQL that the tests may stop."""
-    reason = postgres_server.missing()
-    require("PostgreSQL", not reason, reason)
-    server = postgres_server.PostgresServer()
-    try:
-        server.start()
-        yield server
-    finally:
-        server.remove()
 
 
 def now_ms() -> int:
