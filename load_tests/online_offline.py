@@ -13,7 +13,8 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
+from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -76,7 +77,7 @@ class Compared:
         )
 
 
-def predictions(servers: str, partitions: int) -> Iterator[dict[str, Any]]:
+def predictions(servers: str, partitions: int) -> Generator[dict[str, Any]]:
     """Predictions as they come, from the topic's beginning; an empty one where none came."""
     consumer = Consumer(
         {
@@ -166,7 +167,8 @@ def main() -> None:
             if product.start(f"replay-{name}", "replay", name, path, *options).wait(600):
                 raise SystemExit(f"replay failed: {product.log(f'replay-{name}')}")
         servers = product.kafka.servers
-        result = compare(expected, predictions(servers, 12), given.patience)
+        with closing(predictions(servers, 12)) as said:
+            result = compare(expected, said, given.patience)
         if not result.holds:
             print(product.log("worker"), *result.wrong, sep="\n", file=sys.stderr)
     print(result)

@@ -11,6 +11,7 @@ import matplotlib
 matplotlib.use("svg")
 from matplotlib import pyplot
 from matplotlib.axes import Axes
+from matplotlib.ticker import NullLocator
 
 TITLES: Final = {
     "sepsis_physionet2019": "Sepsis within 6 h, PhysioNet 2019",
@@ -125,6 +126,9 @@ def _decision(axis: Axes, figures: Figures, task: str) -> None:
     axis.axhline(0, color="0.5", ls=":", label="treat none")
     top = max(*said["model"], *said["news2"])
     axis.set(xscale="log", xlabel="threshold", ylabel="net benefit", ylim=(-0.15 * top, 1.15 * top))
+    shown = [t for t in (0.003, 0.01, 0.03, 0.1, 0.3) if x[0] <= t <= x[-1]]
+    axis.set_xticks(shown, [f"{t:g}" for t in shown])
+    axis.xaxis.set_minor_locator(NullLocator())
     axis.legend(fontsize=7, frameon=False)
 
 

@@ -105,7 +105,9 @@ def _curves(counts: Counts) -> dict[str, list[float]]:
     """ROC and precision-recall at about `_POINTS` points of equal steps of recall."""
     hit, false = (x[:, 0] for x in counts.above())
     recall, fall = hit / hit[0], false / false[0]
-    precision = hit / (hit + false)
+    # Where nothing is hit yet precision says nothing: the curve begins with the first hit.
+    precision = np.where(hit > 0, hit / (hit + false), np.nan)
+    precision = np.where(hit > 0, precision, precision[hit > 0][-1])
     order = np.argsort(recall, kind="stable")
     want = np.unique(np.searchsorted(recall[order], np.linspace(0, 1, _POINTS)))
     at = order[np.minimum(want, len(order) - 1)]

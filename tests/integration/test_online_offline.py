@@ -75,5 +75,5 @@ async def test_every_replayed_hour_has_the_offline_probabilities(
         worker.terminate()
         await asyncio.to_thread(worker.wait, 30)
     log = (tmp_path / "worker.log").read_text()[-3_000:]
-    assert result.patients == 12
+    assert result.patients == len(expected) >= 12
     assert result.holds, f"{result} {result.wrong}\n{log}"
