@@ -51,8 +51,8 @@ _UNKNOWN: Final = 0.2
 """Weight of a row whose specialty is unknown: enough to keep it at the prior."""
 _RISEN: Final = 3.5
 """Weight of an oncologic patient: so few would leave the expert less than its part of the load."""
-_QUIET: Final = -1.4
-"""Log-odds of the rare-disease route where nothing is novel."""
+_QUIET: Final = -2.4
+"""Log-odds of the rare-disease route where nothing is novel: its twentieth of the load."""
 
 
 def teach(network: Network, table: Table, seed: int) -> None:
@@ -68,8 +68,7 @@ def teach(network: Network, table: Table, seed: int) -> None:
         for name, share in _SOURCES.items()
         if (table.source == SETS.index(name)).any()
     ]
-    # Small sets, as in tests, need no more passes than large ones.
-    steps = min(_STEPS, 20 + len(table.stay) // 50)
+    steps = steps_of(len(table.stay))
     gate = network.gate
     rng = np.random.default_rng((seed, 1))
     total = sum(share for share, _ in pools)
@@ -100,11 +99,16 @@ def teach(network: Network, table: Table, seed: int) -> None:
     gate.requires_grad_(False)
 
 
+def steps_of(rows: int) -> int:
+    """How many steps so many rows are worth."""
+    return min(_STEPS, 20 + rows // 50)
+
+
 def loss_of(said: Said, table: Table, at: NDArray[np.int64]) -> Tensor:
     """The lesson on some rows as they are; 0 where the gate is kept as `teach` left it."""
     if not said.gate.requires_grad or not (table.expert[at] >= 0).any():
         return torch.zeros(())
-    want, weight = _wanted(table, at)
+    want, weight = (x.to(said.gate.device) for x in _wanted(table, at))
     return _LIGHT * _mean_loss(said.gate, said.novelty.detach(), want, weight)
 
 
@@ -171,7 +175,7 @@ def _mean_loss(
     rare = torch.sigmoid(_QUIET + STEEP * novelty)
     if orphan is not None:
         rare = rare.masked_fill(orphan, 0.9)
-    route = binary_cross_entropy_with_logits(logits[:, _RARE] - logits[:, 0], rare)
+    route = binary_cross_entropy_with_logits(_against(logits, _RARE), rare)
     return (each * weight).sum(1).mean() + route
 
 
