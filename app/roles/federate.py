@@ -153,7 +153,7 @@ def simulate(
     folder: Annotated[Path, typer.Option(help="A folder for all that is made.")],
     rounds: Annotated[int, typer.Option(help="Rounds of learning.")] = 120,
     share: Annotated[float, typer.Option(help="Part of a hospital's rows in a round.")] = 0.05,
-    limit: Annotated[int | None, typer.Option(help="About how many stays of a set.")] = None,
+    stays: Annotated[float, typer.Option(help="Part of the stays that is used.")] = 1.0,
     cache: Annotated[Path | None, typer.Option(help="Rows made before.")] = None,
 ) -> None:
     """Units of the recorded sets as hospitals, each a process; beside pooled and local training."""
@@ -163,7 +163,7 @@ def simulate(
     settings = load(data=data)
     logs.configure(settings.log_level, settings.log_format)
     try:
-        for line in run(data, folder, rounds=rounds, share=share, limit=limit, cache=cache):
+        for line in run(data, folder, rounds=rounds, share=share, stays=stays, cache=cache):
             typer.echo(line)
     except ValueError as error:
         raise BadSetting(f"federate simulate: {error}") from error

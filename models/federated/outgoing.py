@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.federated.course import Material
-from models.federated.messages import Recipe, Task
+from models.federated.messages import Recipe
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +42,17 @@ class Outgoing:
         self._left: NDArray[np.float32] | None = None
         self._coming: NDArray[np.float32] | None = None
 
-    def prepare(self, task: Task, material: Material, said: Contribution) -> Contribution:
-        """What is sent of what was computed. Raises ValueError where it fits no such round."""
-        recipe = task.recipe
+    def prepare(
+        self, recipe: Recipe, most: int, material: Material, said: Contribution
+    ) -> Contribution:
+        """What is sent of what was computed. Raises ValueError where it fits no such round.
+
+        Args:
+            recipe: Of the round.
+            most: The round's largest weight.
+            material: Of the round.
+            said: What was computed.
+        """
         if recipe.kind not in ("average", "gradient"):
             return said
         rows = int(said.weights[0])
@@ -55,8 +63,8 @@ class Outgoing:
                     min(1.0, recipe.norm / max(float(np.linalg.norm(update)), 1e-30))
                 )
         else:
-            weight = min(rows, task.max_weight)
-            update = said.values * np.float32(weight / task.max_weight)
+            weight = min(rows, most)
+            update = said.values * np.float32(weight / most)
         entries = material.entries
         if entries is None:
             return Contribution(update, np.array([weight], np.int64))

@@ -5,6 +5,7 @@ Each hospital is a process of `vitalstream federate join` with only its own rows
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -19,8 +20,10 @@ from models.data import open_set
 from models.features import CASE_FEATURES, UNITS
 from models.federated import certificates, learning
 from models.federated.course import Course, Plan
+from models.federated.messages import usual_threshold
 from models.federated.model import informed, logits_of, save, shares_of
-from models.federated.outgoing import Contribution
+from models.federated.noise import normal
+from models.federated.outgoing import Outgoing
 from models.federated.plans import plan_of
 from models.federated.server import Result
 from models.moe import EXPERTS
@@ -116,7 +119,7 @@ def simulate(
     *,
     rounds: int,
     share: float,
-    limit: int | None,
+    stays: float,
     cache: Path | None = None,
 ) -> Iterator[str]:
     """Train in all three ways from the same fresh start; yields lines of the comparison.
@@ -126,7 +129,7 @@ def simulate(
         folder: For all that is made.
         rounds: Of learning.
         share: Part of a site's rows in a round.
-        limit: About how many stays of 2012 and of 2019, each; eICU's are few and all used.
+        stays: Part of the stays of 2012 and 2019 that are used; eICU's are few and all used.
         cache: Rows made before.
 
     Raises:
@@ -143,11 +146,9 @@ def simulate(
     kept = thinned(table)
     table, hospital = table.select(kept), None if hospital is None else hospital[kept]
     table = without_outcome(table)
-    if limit is not None:
-        stays = np.random.default_rng(7).permutation(int(table.stay.max()) + 1)
-        few = np.isin(table.stay, stays[: limit * len(stays) // int(8e3)])
-        chosen = few | (table.source == _EICU)
-        table, hospital = table.select(chosen), None if hospital is None else hospital[chosen]
+    chosen = np.random.default_rng(7).random(int(table.stay.max()) + 1)[table.stay] < stays
+    chosen |= table.source == _EICU
+    table, hospital = table.select(chosen), None if hospital is None else hospital[chosen]
     sites = sites_of(table, hospital)
     if len(sites) < 3:
         raise ValueError(f"{len(sites)} sites have {_LEAST_ROWS} rows; three are needed")
@@ -190,20 +191,20 @@ def train(plan: Plan, network: Network, sites: Sequence[Table]) -> Course:
         lambda vector, counts: informed(network, vector, counts),
     )
     learners = [learning.NetworkLearner(network, rows) for rows in sites]
+    outgoing = [Outgoing() for _ in sites]
     for number in range(1, len(plan.stages) + 1):
         ask = course.ask(number, max(3, len(sites)))
-        said = [each.answer(ask.recipe, ask.material, number) for each in learners]
-        course.learn(ask, _summed(ask.recipe.kind == "count", said, ask.max_weight))
+        values, weights = np.zeros(ask.values), np.zeros(ask.weights, np.int64)
+        own = ask.recipe.noise * ask.recipe.norm / math.sqrt(usual_threshold(len(sites)))
+        for learner, way in zip(learners, outgoing, strict=True):
+            said = learner.answer(ask.recipe, ask.material, number)
+            said = way.prepare(ask.recipe, ask.max_weight, ask.material, said)
+            way.done()
+            values += said.values + (own * normal(ask.values) if own else 0.0)
+            weights += said.weights
+        course.learn(ask, Result(values, weights, ()))
     learning.fill(network, course.model)
     return course
-
-
-def _summed(counts: bool, said: Sequence[Contribution], most: int) -> Result:
-    weights = np.sum([each.weights for each in said], 0)
-    if counts:
-        return Result(np.zeros(0), weights, ())
-    heavy = [each.values.astype(np.float64) * (int(each.weights[0]) / most) for each in said]
-    return Result(np.sum(heavy, 0), weights, ())
 
 
 def federate(folder: Path, sites: list[str], options: Sequence[str]) -> None:

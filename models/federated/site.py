@@ -131,7 +131,7 @@ class Site:
         try:
             material = msgspec.msgpack.decode(data, type=Material)
             said = self._learner.answer(task.recipe, material, task.number)
-            sent = self._outgoing.prepare(task, material, said)
+            sent = self._outgoing.prepare(task.recipe, task.max_weight, material, said)
         except (msgspec.DecodeError, ValueError) as error:
             raise Lied(f"the round cannot be answered: {error}") from error
         files.replace(

@@ -2,40 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
-from models.features import CASE_FEATURES, D, E, F, V
 from models.federated import learning
-from models.federated.course import Plan
+from models.federated.course import Material, Plan
 from models.federated.fixed_point import FixedPoint
-from models.federated.simulation import FRESH, START, federate, sites_of
-from models.network import RISKS
-from models.signals import COUNT
+from models.federated.messages import Recipe
+from models.federated.plans import plan_of
+from models.federated.simulation import FRESH, START, auroc, federate, sites_of, train
 from models.training.cache import Table
-
-
-def _table(rows: int, seed: int) -> Table:
-    """Rows in which the first signal's newest value says every risk."""
-    rng = np.random.default_rng(seed)
-    signals = rng.normal(0, 1, (rows, COUNT, D)).astype(np.float16)
-    case = np.zeros((rows, F), np.float16)
-    unit = rng.integers(0, 3, rows)
-    case[np.arange(rows), CASE_FEATURES.index("medical") + unit] = 1
-    label = (signals[:, 0, 0].astype(np.float32) + rng.normal(0, 0.5, rows) > 0).astype(np.int8)
-    given: dict[str, Any] = {
-        "signals": signals,
-        "minutes": rng.normal(0, 1, (rows, V, E)).astype(np.float16),
-        "case": case,
-        "labels": np.repeat(label[:, None], len(RISKS), 1),
-        "stay": np.arange(rows),
-        "hour": np.zeros(rows, np.int64),
-        "expert": np.full(rows, -1, np.int8),
-    }
-    return Table(**{name: given.get(name, np.zeros(rows, np.int8)) for name in Table.__slots__})
 
 
 def test_a_vector_is_the_network() -> None:
@@ -48,9 +27,11 @@ def test_a_vector_is_the_network() -> None:
         learning.fill(network, vector[:-1])
 
 
-def test_an_update_follows_from_rows_model_and_round(tmp_path: Path) -> None:
+def test_an_update_follows_from_rows_model_and_round(
+    tmp_path: Path, few_rows: Callable[[int, int], Table]
+) -> None:
     """The same again, also through a file of rows; another round draws anew."""
-    table = _table(200, 0)
+    table = few_rows(200, 0)
     learning.write(tmp_path / learning.ROWS, table)
     network, _ = learning.base(None, 3)
     start = learning.flat(network)
@@ -74,9 +55,11 @@ def test_a_folder_without_rows_is_refused(tmp_path: Path) -> None:
         learning.rows_of(tmp_path, tmp_path, network)
 
 
-def test_processes_of_the_command_line_end_where_plain_averaging_ends(tmp_path: Path) -> None:
+def test_processes_of_the_command_line_end_where_plain_averaging_ends(
+    tmp_path: Path, few_rows: Callable[[int, int], Table]
+) -> None:
     """`federate serve` and three `federate join`: two rounds equal FedAvg without any masks."""
-    train = _table(750, 1)
+    train = few_rows(750, 1)
     sites = {name: train.select(rows) for name, rows in sites_of(train).items()}
     shipped, _ = learning.base(None, None)
     start = tmp_path / START
@@ -102,3 +85,43 @@ def test_processes_of_the_command_line_end_where_plain_averaging_ends(tmp_path: 
     # Half a step of rounding for each site and round, as heavy as the weights are light.
     rounding = 2 * 3 * numbers.step / 2 * plan.max_weight / rows
     assert np.abs(learning.flat(learnt) - model).mean() < rounding
+
+
+def test_a_federation_without_masks_follows_pooled_training(
+    few_rows: Callable[[int, int], Table],
+) -> None:
+    """Ten rounds of balanced gradients over three sites end near ten over all their rows."""
+    table = few_rows(900, 5)
+    sites = [table.select(rows) for rows in sites_of(table).values()]
+    assert len(sites) == 3
+    plan = plan_of("test", rounds=10, share=0.5, rate=5e-3, calibrate=False)
+    ends = []
+    for rows in (sites, [table]):
+        network, _ = learning.base(None, FRESH)
+        course = train(plan, network, rows)
+        assert course.counts[0] == 900
+        ends.append(auroc(network, few_rows(2000, 6))["mortality"])
+    assert min(ends) > 0.75
+    assert abs(ends[0] - ends[1]) < 0.05
+
+
+def test_gradients_of_stays_are_bounded_one_by_one(
+    few_rows: Callable[[int, int], Table],
+) -> None:
+    """Every stay drawn: a sum of bounded gradients; a bound that none reaches changes nothing."""
+    table = few_rows(70, 8)
+    network, _ = learning.base(None, FRESH)
+    learner = learning.NetworkLearner(network, table)
+    material = Material(model=learning.flat(network).tobytes())
+    tight, loose = (
+        learner.answer(
+            Recipe(kind="gradient", share=1.0, norm=norm, noise=1.0, unit="stay"), material, 1
+        )
+        for norm in (1e-3, 1e6)
+    )
+    assert tight.weights.tolist() == loose.weights.tolist() == [70]
+    assert 0 < np.linalg.norm(tight.values) <= 70 * 1e-3 * 1.0001
+    # What is hidden from the rows is drawn anew each time: the direction is what must agree.
+    plain = learner.answer(Recipe(kind="gradient", share=1.0), material, 1)
+    cosine = loose.values @ plain.values / np.linalg.norm(loose.values)
+    assert cosine / np.linalg.norm(plain.values) > 0.5
