@@ -31,9 +31,19 @@ START_MS = 1_700_000_000_000
 
 
 LABS = {
-    **{"wbc": 9.1, "lactate": 1.4, "creatinine": 1.0, "bun": 18, "glucose": 132, "potassium": 4.1},
-    **{"sodium": 139, "hct": 33, "platelets": 210, "hco3": 24, "ph": 7.38},
-    **{"pao2": 92, "fio2": 0.4},
+    "wbc": 9.1,
+    "lactate": 1.4,
+    "creatinine": 1.0,
+    "bun": 18,
+    "glucose": 132,
+    "potassium": 4.1,
+    "sodium": 139,
+    "hct": 33,
+    "platelets": 210,
+    "hco3": 24,
+    "ph": 7.38,
+    "pao2": 92,
+    "fio2": 0.4,
 }
 """A morning's laboratory values: a real bed holds about eighteen signals, not five."""
 
