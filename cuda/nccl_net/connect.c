@@ -274,6 +274,14 @@ static void hear(struct listener *l, int index) {
 static void take_caller(struct listener *l) {
     int fd = accept4(l->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
     if (fd < 0) return;
+    int oldest = -1; // strangers who hold all places and say nothing give way
+    for (int i = 0; i < l->caller_count; i++)
+        if (!l->callers[i].answered && (oldest < 0 || l->callers[i].deadline_ms < l->callers[oldest].deadline_ms)) oldest = i;
+    if (l->caller_count == MAX_CALLERS && oldest >= 0) drop(l, oldest, "others wait");
+    if (l->caller_count == MAX_CALLERS) {
+        close(fd);
+        return;
+    }
     struct sockaddr_in6 from;
     socklen_t n = sizeof from;
     tune(fd, getsockname(fd, (struct sockaddr *)&from, &n) == 0 ? from.sin6_family : AF_INET, l->traffic_class);
@@ -290,7 +298,7 @@ static void *listen_thread(void *argument) {
         int n = l->caller_count;
         for (int i = 0; i < n; i++) wait[i] = (struct pollfd){.fd = l->callers[i].fd, .events = POLLIN};
         wait[n] = (struct pollfd){.fd = l->wake, .events = POLLIN};
-        wait[n + 1] = (struct pollfd){.fd = n < MAX_CALLERS ? l->fd : -1, .events = POLLIN};
+        wait[n + 1] = (struct pollfd){.fd = l->fd, .events = POLLIN};
         poll(wait, (nfds_t)n + 2, n > 0 ? 500 : -1);
         for (int i = n - 1; i >= 0; i--) { // from the last, for one that is dropped gives its place to the last
             if (wait[i].revents != 0) hear(l, i);

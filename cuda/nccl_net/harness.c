@@ -372,7 +372,10 @@ static void strangers_call(struct side *s) {
     CHECK(send(fd, &hello, sizeof hello, 0) == sizeof hello && recv(fd, answer, sizeof answer, 0) <= 0);
     close(fd);
     CHECK(send(half, &hello, 20, 0) == 20); // and one who never ends
+    int crowd[100]; // and many who say nothing at all
+    for (int i = 0; i < 100; i++) crowd[i] = dial(s);
     send_sizes(s);
+    for (int i = 0; i < 100; i++) close(crowd[i]);
     close(half);
 }
 

@@ -57,6 +57,9 @@ typedef struct {
     net_properties_v9 common;
     int max_multi_request_size;
 } net_properties_v11;
+_Static_assert(sizeof(net_properties_v9) == 104 && offsetof(net_properties_v9, max_p2p_bytes) == 88 &&
+                   offsetof(net_properties_v11, max_multi_request_size) == 104,
+               "NCCL's layout on a 64-bit machine");
 
 // What stands between `connect` and `close_listen` is the same in all versions but for isend and irecv.
 typedef struct {
