@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from confluent_kafka import Producer
 
 from models.signals import SIGNALS
 
@@ -53,6 +54,13 @@ def standing(product: Any) -> Any:
     return wait_for(
         lambda: product.ask("/v1/alerts?state=open")["alerts"], 150, "an open alert of the ward"
     )[0]
+
+
+def publish(product: Any, topic: str, key: str, message: dict[str, Any]) -> None:
+    """Write to the product's own Kafka, as a monitor or a ward would."""
+    producer = Producer({"bootstrap.servers": product.kafka, "partitioner": "murmur2_random"})
+    producer.produce(topic, json.dumps(message).encode(), key.encode())
+    assert producer.flush(10) == 0
 
 
 def test_the_pages_signals_are_those_of_the_catalogue() -> None:
@@ -162,6 +170,75 @@ def test_an_alert_is_answered_in_the_inbox(product: Any, ward: Any) -> None:
     said = [(each["by"], each.get("reason")) for each in state()["history"]]
     for reason in ("getting worse", "probe being changed", "seen at the bedside"):
         assert ("RN 4", reason) in said
+
+
+@pytest.mark.browser
+def test_who_answers_second_is_told_so(product: Any, ward: Any) -> None:
+    """A colleague acknowledges while the form is open: the page says so and shows by whom."""
+    alert = standing(product)
+    ward.evaluate(f"location.hash = '#/bed/{alert['bed_id']}'")
+    item = ward.locator(f"[data-alert='{alert['id']}']")
+    item.locator("[data-action='acknowledge']").click()
+    item.get_by_label("Reason").fill("seen at the bedside")
+    product.post(f"/v1/alerts/{alert['id']}/acknowledge", {"by": "RN 9", "reason": "was faster"})
+    item.get_by_role("button", name="Acknowledge now").click()
+    expect(item.locator("[role='alert']")).to_contain_text("Somebody else was first")
+    expect(item.locator(".state")).to_have_text("✓ Acknowledged")
+    item.get_by_text("History").click()
+    expect(item.locator(".history")).to_contain_text("RN 9")
+
+
+@pytest.mark.browser
+def test_a_bed_that_warms_up_says_why_and_then_speaks(product: Any, ward: Any) -> None:
+    """Nothing measured yet: words in place of risks, on the board too; then the four risks."""
+    now_ms = time.time_ns() // 1_000_000
+    publish(product, "icu.vitals", "W-1", {"bed_id": "W-1", "ts_ms": now_ms, "values": {}})
+    ward.locator("#search").fill("W-1")
+    expect(ward.locator(".card[data-bed='W-1']")).to_contain_text("Warming up: no risk yet")
+    ward.evaluate("location.hash = '#/bed/W-1'")
+    expect(ward.locator(".risks")).to_contain_text("Warming up: too little was measured")
+    values = {"hr": 80, "spo2": 97, "resp": 16, "sbp": 120, "map": 85, "dbp": 70, "temp": 37}
+    for later_ms in range(0, 3_000, 1_000):
+        said = {"bed_id": "W-1", "ts_ms": now_ms + later_ms + 1, "values": values}
+        publish(product, "icu.vitals", "W-1", said)
+    expect(ward.locator(".risk-row")).to_have_count(4)
+    expect(ward.locator(".risks")).not_to_contain_text("Warming up")
+
+
+@pytest.mark.browser
+def test_high_alerts_are_announced_one_by_one(product: Any, ward: Any) -> None:
+    """Each is an addition to the live region, also when two come at once or one comes again."""
+    now_ms = time.time_ns() // 1_000_000
+    alert = {
+        "id": "announced-1",
+        "bed_id": "W-2",
+        "case_id": None,
+        "kind": "news2",
+        "priority": "high",
+        "state": "open",
+        "opened_ms": now_ms,
+        "updated_ms": now_ms,
+        "value": 9.0,
+        "threshold": 7.0,
+        "history": [],
+    }
+    region = ward.locator("[aria-live='assertive']")
+    assert region.get_attribute("aria-relevant") == "additions"
+    publish(product, "icu.alerts", "W-2", alert)
+    publish(product, "icu.alerts", "W-2", {**alert, "id": "announced-2"})
+    said = region.get_by_text("bed W-2")
+    expect(said).to_have_count(2)
+    assert said.first.inner_text().startswith("High alert: ")
+    publish(product, "icu.alerts", "W-2", {**alert, "state": "escalated", "updated_ms": now_ms + 1})
+    expect(region.get_by_text("Escalated alert: ")).to_have_count(1)
+    quiet = {**alert, "id": "announced-3", "priority": "medium"}
+    publish(product, "icu.alerts", "W-2", quiet)
+    ward.evaluate("location.hash = '#/bed/W-2'")
+    ward.wait_for_selector("[data-alert='announced-3']")
+    expect(said).to_have_count(3)
+    for name in ("announced-1", "announced-2", "announced-3"):
+        closed = {**alert, "id": name, "state": "closed", "updated_ms": now_ms + 2}
+        publish(product, "icu.alerts", "W-2", closed)
 
 
 @pytest.mark.browser

@@ -1,5 +1,6 @@
 /** Alerts: one item with its actions, and the inbox that lists them. */
 
+import { announce } from "./announce";
 import { ProblemError, type Api } from "./api";
 import { attribute, h, priorityMark, text } from "./dom";
 import { alertValue, clock, duration, kindLabel } from "./format";
@@ -177,6 +178,8 @@ export class AlertItem {
       if (!(error instanceof ProblemError)) throw error;
       const changed = error.status === 409 ? "Somebody else was first: " : "Not done: ";
       text(this.error, changed + error.message);
+      // Answered by somebody else, it may have left the list, and its error with it.
+      if (!this.element.isConnected) announce(changed + error.message);
       if (error.status === 409) await this.refresh();
     }
   }

@@ -3,6 +3,7 @@
 import "./style.css";
 
 import { Inbox } from "./alerts";
+import { announce, announcements } from "./announce";
 import { Api, ProblemError, takeToken } from "./api";
 import { BedPage } from "./bed";
 import { Board } from "./board";
@@ -33,7 +34,6 @@ const KEYS: [string, string][] = [
 const api = new Api(takeToken());
 const ward = new Ward(() => api.now());
 const main = h("main", { id: "main", tabindex: "-1" });
-const news = h("div", { class: "sr-only", role: "status", "aria-live": "assertive" });
 const connection = h("div", { class: "connection", role: "status" });
 const banner = h("div", { class: "banner", role: "alert", hidden: true });
 const theme = h("button", { type: "button", class: "quiet" }, "Theme");
@@ -234,7 +234,7 @@ document.body.append(
   banner,
   main,
   h("footer", {}, NOTICE),
-  news,
+  announcements,
   dialog,
 );
 document.querySelector(".skip")?.addEventListener("click", (event) => {
@@ -254,7 +254,7 @@ setInterval(() => {
 }, 1_000);
 ward.onNews = (alert) => {
   const escalated = alert.state === "escalated" ? "Escalated" : "High";
-  text(news, `${escalated} alert: ${kindLabel(alert.kind)}, bed ${alert.bed_id}`);
+  announce(`${escalated} alert: ${kindLabel(alert.kind)}, bed ${alert.bed_id}`);
 };
 api.onRefused = () => {
   // Several requests may be refused at once: the first one tells.
