@@ -129,7 +129,7 @@ def train(
     out: Annotated[Path | None, typer.Option(help="Where the weights and the card go.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="A few minutes, for trying out.")] = False,
     sets: Annotated[str | None, _SETS] = None,
-    epochs: Annotated[str, typer.Option(help="Passes over the rows.")] = "8",
+    epochs: Annotated[str, typer.Option(help="Passes over the rows.")] = "5",
     limit: Annotated[str | None, _LIMIT] = None,
     seed: Annotated[str, typer.Option(help="Of everything random.")] = "7",
 ) -> None:
@@ -189,6 +189,7 @@ def check(settings: Settings) -> None:
 
 
 group("federate", "Learn over hospitals that share no patient data.", "app.roles.federate")
+group("parallel", "Measure the systems of hybrid parallelism.", "app.roles.parallel")
 
 
 def _needs_kafka(settings: Settings) -> None:

@@ -189,7 +189,8 @@ def topk_hook(
             indices = rice_decode(one[end:].cpu().numpy(), count, buffer.numel())
             part = values_decode(one[:end], config.value_bits)
             total.index_add_(0, torch.from_numpy(indices).to(buffer.device), part)
-        return total.div_(world).to(buffer.dtype)
+        mean: Tensor = total.div_(world).to(buffer.dtype)
+        return mean
 
     future: torch.futures.Future[Tensor] = work.get_future().then(gather)
     return future

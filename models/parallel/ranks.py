@@ -134,3 +134,34 @@ def pace(bits_per_s: int | None) -> None:
     for one in _sockets():
         with one:
             one.setsockopt(socket.SOL_SOCKET, _MAX_PACING_RATE, struct.pack("=I", rate))
+
+
+def peak_bytes(call: Callable[[], Any], device: torch.device) -> int:
+    """Memory that a call takes at its most above what was held before: the device's, or on the
+    CPU the process's resident memory (Linux).
+    """
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        call()
+        torch.cuda.synchronize(device)
+        return torch.cuda.max_memory_allocated(device) - before
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew from what is held
+    before = _resident("VmRSS")
+    call()
+    return max(0, _resident("VmHWM") - before)
+
+
+def _resident(name: str) -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(name):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError(f"/proc/self/status has no {name}")
+
+
+def total(value: float, device: torch.device) -> float:
+    """The sum of a number over all ranks."""
+    summed = torch.tensor([value], dtype=torch.float64, device=device)
+    dist.all_reduce(summed)
+    return float(summed)

@@ -191,7 +191,9 @@ class _SplitConv3d(torch.autograd.Function):
     """Forward: fetch halos, convolve the interior meanwhile, then the rims; and back."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, plan: _Plan) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, plan: _Plan, overlap: bool
+    ) -> Tensor:
         halos = [_Halo(axis) for axis in plan.axes]
         whole = x
         for halo in halos[:-1]:  # corners travel with the next dimension's halo
@@ -201,7 +203,7 @@ class _SplitConv3d(torch.autograd.Function):
         last, halo = plan.axes[-1], halos[-1]
         exchange, pieces = halo.fetch(whole)
         outputs = last.outputs(last.layout.rank)
-        inner = _interior(last)
+        inner = _interior(last) if overlap else (outputs[0], outputs[0])
         middle = _convolve_part(
             whole, weight, bias, plan, inner, last.layout.owned(last.layout.rank)
         )
@@ -262,7 +264,7 @@ class _SplitConv3d(torch.autograd.Function):
             exchange, pieces = halo.give_back(dx)
             exchange.wait()
             dx = halo.collect(dx, pieces)
-        return dx if needs_x else None, dw if needs_w else None, db if needs_b else None, None
+        return dx if needs_x else None, dw if needs_w else None, db if needs_b else None, None, None
 
 
 def _convolve_part(
@@ -324,6 +326,7 @@ def split_conv3d(
     groups: int = 1,
     dim: int | Sequence[int],
     group: Group | Sequence[Group] = None,
+    overlap: bool = True,
 ) -> Tensor:
     """Convolve a volume split over ranks; a collective over `group`.
 
@@ -338,6 +341,8 @@ def split_conv3d(
         dim: The split dimension, 2, 3 or 4; or two of them for a volume split over a mesh.
         group: Its ranks in the order of the slabs; one for each dimension where `dim` names
             several.
+        overlap: Whether the interior is computed while the halo travels: three smaller
+            convolutions for one.
 
     Returns:
         This rank's slab of what `conv3d` gives for the whole. Concatenated in rank order, the slabs
@@ -370,4 +375,4 @@ def split_conv3d(
         axes.append(axis)
     kept = tuple(0 if d + 2 in dims else paddings[d] for d in range(3))
     plan = _Plan(tuple(axes), strides, kept, dilations, groups)  # type: ignore[arg-type]
-    return _SplitConv3d.apply(x, weight, bias, plan)  # type: ignore[no-any-return]
+    return _SplitConv3d.apply(x, weight, bias, plan, overlap)  # type: ignore[no-any-return]

@@ -1,0 +1,53 @@
+"""The systems of hybrid parallelism, each measured on local processes beside what it replaces."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final
+
+import torch
+import torch.distributed as dist
+
+from models.parallel import (
+    experts_bench,
+    federated_bench,
+    gradients_bench,
+    ranks,
+    spatial_bench,
+    transport_bench,
+    volumes_bench,
+)
+from models.parallel.measured import Row
+
+SYSTEMS: Final = ("experts", "convolution", "reshard", "gradients", "secure-sum", "transport")
+
+
+def run(systems: Sequence[str], world: int, device: str = "cpu") -> Iterator[tuple[str, list[Row]]]:
+    """Measure some of `SYSTEMS`, one after the other; a name and its rows as each is done.
+
+    Args:
+        systems: Some of `SYSTEMS`.
+        world: Local processes of those that are collectives.
+        device: "cpu" joins them by gloo over loopback, "cuda" by NCCL, a device each.
+    """
+    for name in systems:
+        if name == "secure-sum":
+            yield name, federated_bench.measure()
+        elif name == "transport":
+            yield name, transport_bench.measure(device)
+        else:
+            yield name, ranks.run(_COLLECTIVE[name], world, device=device)
+
+
+def _experts(device: torch.device) -> list[Row]:
+    del device  # the group's own
+    assert dist.group.WORLD is not None
+    return experts_bench.measure(dist.group.WORLD)
+
+
+_COLLECTIVE: Final[dict[str, Callable[..., Any]]] = {
+    "experts": _experts,
+    "convolution": spatial_bench.measure,
+    "reshard": volumes_bench.measure,
+    "gradients": gradients_bench.measure,
+}
