@@ -21,17 +21,15 @@ from models.config import GRID
 from models.data import Stay, open_set
 from models.features import Features, of_case, of_cases
 from models.training.rows import Rows, rows_of
-from models.training.split import PARTS, fraction_of, part_of
+from models.training.split import PARTS, fold_of, fraction_of, part_of
 from models.window_store import Windows
 
 CHUNK: Final = 500
 SETS: Final = ("physionet2019", "physionet2012", "eicu-demo")
 _SIZES: Final = {"physionet2019": 32_368, "physionet2012": 8_000, "eicu-demo": 1_828}
-_FORM: Final = "4"
+_FORM: Final = "6"
 _EDITION: Final = {"eicu-demo": ".2"}
 """Of sets whose reading alone has changed, so that the others' chunks stay good."""
-_SAMPLE: Final = 16
-"""Rows of a training stay that are kept; the other parts keep all."""
 _BUCKETS: Final = (12, 24, 48, 72)
 
 
@@ -46,6 +44,7 @@ class Table:
         part: Index into `split.PARTS`; source into `SETS`; expert 1 oncology, 2 cardiology,
             3 both, 0 neither, -1 unknown; all int8[n].
         hospital: 2019's A is 0 and B 1, otherwise -1.
+        fold: Of cross-validation, int8[n]; record the stay's name in its set.
     """
 
     signals: NDArray[np.float16]
@@ -58,6 +57,8 @@ class Table:
     source: NDArray[np.int8]
     expert: NDArray[np.int8]
     hospital: NDArray[np.int8]
+    fold: NDArray[np.int8]
+    record: NDArray[np.str_]
 
     def select(self, keep: NDArray[Any]) -> Table:
         """Some of the rows."""
@@ -105,7 +106,6 @@ def build(
     sets: tuple[str, ...],
     limit: int | None,
     features: Features,
-    seed: int,
     *,
     fit_typical: bool = True,
 ) -> Table:
@@ -117,10 +117,9 @@ def build(
         sets: Names of sets.
         limit: About how many stays of each set, or all.
         features: Gets its typical values from the first training stays, or from the cache.
-        seed: Of the sample of hours.
         fit_typical: False where the features have their typical values already.
     """
-    name = f"{_FORM} {GRID.digest} {sets} {limit} {seed}"
+    name = f"{_FORM} {GRID.digest} {sets} {limit}"
     cache = cache / hashlib.sha256(name.encode()).hexdigest()[:12]
     cache.mkdir(parents=True, exist_ok=True)
     typical = cache / "typical.npz"
@@ -144,7 +143,7 @@ def build(
             for at, group in enumerate(stays_of):
                 path = cache / f"{set_name}{_EDITION.get(set_name, '')}-{at:04d}.npz"
                 if not path.exists():
-                    _write(path, _chunk(features, group, SETS.index(set_name), seed))
+                    _write(path, _chunk(features, group, SETS.index(set_name)))
                 chunks.append(path)
                 progress.update(task, advance=len(group))
             progress.update(task, description=f"{set_name} read ({number + 1}/{len(sets)})")
@@ -175,34 +174,29 @@ def _write(path: Path, arrays: dict[str, Any]) -> None:
     part.replace(path)
 
 
-def _chunk(features: Features, stays: list[Stay], source: int, seed: int) -> dict[str, Any]:
+def _chunk(features: Features, stays: list[Stay], source: int) -> dict[str, Any]:
     columns: dict[str, list[NDArray[Any]]] = {name: [] for name in Table.__slots__}
     for number, stay in enumerate(stays):
         part = PARTS.index(part_of(stay))
         if not len(stay.row) or not len(stay.times_ms):
             continue
         rows = rows_of(stay)
-        keep = np.arange(len(rows.hour))
-        if part == 0 and len(keep) > _SAMPLE:
-            mark = f"{seed}/{stay.set_name}/{stay.record}".encode()
-            rng = np.random.default_rng(int.from_bytes(hashlib.sha256(mark).digest()[:8], "big"))
-            chosen = rng.random(len(keep)).argsort()[:_SAMPLE]
-            # Hours before sepsis are rare: all of them are kept.
-            keep = np.union1d(chosen, np.nonzero(rows.labels[:, 0] == 1)[0])
-        made = features_of(features, rows, keep)
-        n = len(keep)
+        n = len(rows.hour)
+        made = features_of(features, rows, np.arange(n))
         hospital = stay.labels.hospital if stay.labels is not None else None
         more: tuple[tuple[str, NDArray[Any]], ...] = (
             ("signals", made[0]),
             ("minutes", made[1]),
             ("case", made[2]),
-            ("labels", rows.labels[keep]),
+            ("labels", rows.labels),
             ("stay", np.full(n, number, np.int64)),
-            ("hour", rows.hour[keep]),
+            ("hour", rows.hour),
             ("part", np.full(n, part, np.int8)),
             ("source", np.full(n, source, np.int8)),
             ("expert", np.full(n, expert_of(stay), np.int8)),
             ("hospital", np.full(n, {"A": 0, "B": 1}.get(hospital or "", -1), np.int8)),
+            ("fold", np.full(n, fold_of(stay), np.int8)),
+            ("record", np.full(n, stay.record)),
         )
         for name, value in more:
             columns[name].append(value)

@@ -9,8 +9,7 @@ import torch
 from models.features import Features
 from models.network import RISKS
 from models.predictor import Predictor
-from models.signals import INDEX
-from models.training import metrics, reference, teacher
+from models.training import metrics
 from models.training.cache import Table, features_of
 from models.training.fit import Plan, fit
 from models.training.rows import UNKNOWN, rows_of
@@ -80,14 +79,9 @@ def table_of(ward) -> Table:
         zeros,
         (np.array(stays) % 4).astype(np.int8),
         zeros,
+        zeros,
+        np.array(stays).astype(str),
     )
-
-
-def table_of_rows(features: Features, rows) -> Table:
-    n = len(rows.hour)
-    zeros = np.zeros(n, np.int8)
-    made = features_of(features, rows, np.arange(n))
-    return Table(*made, rows.labels, np.zeros(n, np.int64), rows.hour, *[zeros] * 4)
 
 
 def test_the_same_seed_gives_the_same_weights(ward, tmp_path) -> None:
@@ -107,32 +101,6 @@ def test_the_same_seed_gives_the_same_weights(ward, tmp_path) -> None:
     assert not torch.equal(first.of_signals, other.of_signals)
 
 
-def test_trees_speak_of_stays_that_they_have_not_seen(ward, monkeypatch) -> None:
-    """Every row is told of; changing a stay's outcome changes nothing that is said of it."""
-    monkeypatch.setitem(teacher._PARAMETERS, "min_data_in_leaf", 5)
-    table = table_of(ward)
-    said = teacher.teach(table, 1)
-    taught = [RISKS.index(name) for name in teacher.TAUGHT]
-    assert not np.isnan(said[:, taught]).any()
-    assert np.isnan(np.delete(said, taught, 1)).all()
-    mortality = RISKS.index("mortality")
-    mine = table.stay == 3
-    table.labels[mine, mortality] = 1 - table.labels[mine, mortality]
-    again = teacher.teach(table, 1)
-    np.testing.assert_array_equal(again[mine, mortality], said[mine, mortality])
-    assert not np.array_equal(again[:, mortality], said[:, mortality])
-
-
-def test_rows_without_a_label_are_told_of_too(ward) -> None:
-    """Where a set does not know an outcome, the trees of the others speak of its rows."""
-    table = table_of(ward)
-    mortality = RISKS.index("mortality")
-    unknown = table.stay % 2 == 1
-    table.labels[unknown & (table.stay < 6), mortality] = UNKNOWN
-    said = teacher.teach(table, 1)[:, mortality]
-    assert ((said > 0) & (said < 1)).all()
-
-
 def test_gains_are_the_utilities_apart(ward) -> None:
     """What an alarm gains over silence, also where hours between were not kept."""
     labels = np.zeros(40, np.int8)
@@ -146,18 +114,6 @@ def test_gains_are_the_utilities_apart(ward) -> None:
     np.testing.assert_array_equal(some, whole[keep])
     unknown = np.full(5, UNKNOWN, np.int8)
     assert not metrics.gains(unknown, hour[:5], np.zeros(5, np.int64)).any()
-
-
-def test_values_come_back_from_features(ward) -> None:
-    """What NEWS2 is computed from beside the network is what was charted, to its last decimal."""
-    features = Features()
-    rows = rows_of(ward.stay(2))
-    features.spread_S[:] = 100.0
-    table = table_of_rows(features, rows)
-    values = reference.values_of(table, features)
-    for name in ("resp", "spo2", "hr", "sbp"):
-        mine = rows.windows.newest_value[:, INDEX[name]]
-        np.testing.assert_allclose(values[:, INDEX[name]], mine, atol=0.2)
 
 
 def test_utility_is_the_official_one() -> None:

@@ -1,0 +1,185 @@
+"""Boosted trees of every risk: grown on some folds of the patients, kept on disk by what made them.
+
+A risk's forest has members that differ in their seed, in the hours of a stay they see and in
+whether an hour counts for those that were not drawn; the mean of what they say is better than any.
+
+Axes: n rows of a table, m rows that train, X flat features.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import lightgbm
+import numpy as np
+from numpy.typing import NDArray
+
+from models.network import RISKS
+from models.training.cache import Table
+from models.training.metrics import gains
+from models.training.sample import hours
+
+LATE_FROM: Final = 36
+LATE: Final = 3.0
+_FORM: Final = 1
+_CHUNK: Final = 65_536
+_BINS: Final = {"max_bin": 63, "verbose": -1, "num_threads": 1}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """How the trees of a risk grow.
+
+    Attributes:
+        trees: Of one member.
+        members: How many.
+        rate: Of learning.
+        leaves: Of a tree at most; each holds at least `least` rows.
+        ridge: On the leaves' values.
+        features: Share of the features that a tree may ask.
+    """
+
+    trees: int
+    members: int = 1
+    rate: float = 0.07
+    leaves: int = 31
+    least: int = 150
+    ridge: float = 10.0
+    features: float = 0.2
+
+    def parameters(self, seed: int) -> dict[str, Any]:
+        """Of LightGBM."""
+        return _BINS | {
+            "objective": "binary",
+            "learning_rate": self.rate,
+            "num_leaves": self.leaves,
+            "min_data_in_leaf": self.least,
+            "lambda_l2": self.ridge,
+            "bagging_fraction": 0.6,
+            "bagging_freq": 1,
+            "feature_fraction": self.features,
+            "deterministic": True,
+            "force_col_wise": True,
+            "seed": seed,
+        }
+
+
+SHIPPED: Final = {
+    "sepsis": Recipe(trees=220, members=2),
+    "mortality": Recipe(trees=160, members=2, rate=0.05, leaves=15, least=100, ridge=20.0),
+    "hypotension": Recipe(trees=80, rate=0.12),
+    "hypoxaemia": Recipe(trees=80, rate=0.12),
+}
+TEACHING: Final = {
+    "sepsis": Recipe(trees=120, rate=0.08),
+    "mortality": Recipe(trees=120, rate=0.07, leaves=15, least=100, ridge=20.0),
+}
+"""What speaks to a network of stays that neither has seen."""
+
+
+def flat(table: Table, at: NDArray[Any]) -> NDArray[np.float32]:
+    """All features of some rows, float32[m, X], in the order of `models.network.flat`."""
+    m = len(table.stay[at])
+    parts = (table.signals[at].reshape(m, -1), table.minutes[at].reshape(m, -1), table.case[at])
+    return np.concatenate(parts, 1, dtype=np.float32)
+
+
+def targets(table: Table, risk: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """What trees of a risk learn and how much a row counts; 0 where nothing is known.
+
+    Sepsis: whether an alarm in that hour gains utility, weighted by how much it gains or costs.
+    """
+    label = table.labels[:, RISKS.index(risk)]
+    if risk == "mortality":
+        # Who dies shows late: those hours teach most.
+        weight = np.where(table.hour >= LATE_FROM, LATE, 1.0)
+        return (label == 1).astype(np.float64), weight * (label >= 0)
+    if risk != "sepsis":
+        return (label == 1).astype(np.float64), (label >= 0).astype(np.float64)
+    gain = gains(label, table.hour, table.stay)
+    return (gain > 0).astype(np.float64), np.abs(gain)
+
+
+class Forester:
+    """Grows trees on a table and remembers them.
+
+    Args:
+        table: Rows of all folds, all hours, without labels that must not train.
+        work: Folder of what was grown.
+        seed: Of everything random.
+    """
+
+    def __init__(self, table: Table, work: Path, seed: int) -> None:
+        self.table, self._work, self._seed = table, work, seed
+        self._held: tuple[int, Any] | None = None
+        self._targets = {risk: targets(table, risk) for risk in RISKS}
+        rows = f"{len(table.stay)} {table.labels.sum(dtype=np.int64)} {table.hour.sum()}"
+        self._mark = f"{_FORM} {rows} {seed}"
+
+    def grow(
+        self, risk: str, recipe: Recipe, apart: NDArray[np.bool_], name: str
+    ) -> list[lightgbm.Booster]:
+        """The members of a forest; none where its rows know only one outcome.
+
+        Args:
+            risk: Which.
+            recipe: How.
+            apart: Rows that the trees must not see, bool[n].
+            name: Names these rows on disk.
+        """
+        return [
+            booster
+            for member in range(recipe.members)
+            if (booster := self._member(risk, recipe, apart, name, member)) is not None
+        ]
+
+    def _member(
+        self, risk: str, recipe: Recipe, apart: NDArray[np.bool_], name: str, member: int
+    ) -> lightgbm.Booster | None:
+        parameters = recipe.parameters(self._seed + member)
+        mark = f"{self._mark} {parameters} {recipe.trees} {risk} {name} {member}"
+        path = self._work / f"forest-{hashlib.sha256(mark.encode()).hexdigest()[:16]}.txt"
+        if path.exists():
+            return lightgbm.Booster(model_file=path)
+        want, weight = self._targets[risk]
+        rows, stands, data = self._drawn(self._seed + member)
+        mine = np.nonzero((weight[rows] > 0) & ~apart[rows])[0]
+        use = rows[mine]
+        if not len(use) or want[use].min() == want[use].max():
+            return None
+        # Odd members count an hour for those of its stay that were not drawn.
+        heavy = weight[use] * (stands[mine] if risk == "sepsis" and member % 2 else 1.0)
+        # Built first: building takes the labels of the whole.
+        some = data.subset(mine.tolist(), parameters).construct()
+        some.set_label(want[use])
+        some.set_weight(heavy / heavy.mean())
+        booster = lightgbm.train(parameters, some, recipe.trees)
+        self._work.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(".part")
+        booster.save_model(part)
+        part.replace(path)
+        return lightgbm.Booster(model_file=path)
+
+    def _drawn(self, seed: int) -> tuple[NDArray[np.int64], NDArray[np.float64], lightgbm.Dataset]:
+        """Hours drawn by a seed, with their features put into bins; the last ones are kept."""
+        rows, stands = hours(self.table, seed)
+        if self._held is None or self._held[0] != seed:
+            self._held = None
+            data = lightgbm.Dataset(flat(self.table, rows), np.zeros(len(rows)), params=_BINS)
+            self._held = (seed, data.construct())
+        return rows, stands, self._held[1]
+
+
+def told(
+    boosters: list[lightgbm.Booster], table: Table, at: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Mean log-odds of the members for some rows, float64[m]; 0 where there are none."""
+    out = np.zeros(len(at))
+    for start in range(0, len(at), _CHUNK):
+        x = flat(table, at[start : start + _CHUNK])
+        for booster in boosters:
+            out[start : start + _CHUNK] += booster.predict(x, raw_score=True)
+    return out / max(len(boosters), 1)
