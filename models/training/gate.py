@@ -96,6 +96,7 @@ def teach(network: Network, table: Table, seed: int) -> None:
         for name, value in gate.state_dict().items():
             average[name] += (value - average[name]) * (1.0 - keep)
     gate.load_state_dict(average)
+    gate.zero_grad()
     gate.requires_grad_(False)
 
 
