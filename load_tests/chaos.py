@@ -132,7 +132,7 @@ class Worker:
             stderr=subprocess.STDOUT,
         )
 
-    def ready(self, timeout_s: float = 30) -> None:
+    def ready(self, timeout_s: float = 90) -> None:
         """Wait until it says that it is ready. Raises TimeoutError, RuntimeError where it ended."""
         end = time.monotonic() + timeout_s
         while time.monotonic() < end:

@@ -16,8 +16,10 @@ and the device's thread stand in each other's way, which a curve does not show.
 """
 _SMALL: Final = 8
 """A cap below this must be much better than this: a cap chosen too small costs throughput for
-good.
+good. What was not measured, for a machine too busy to get so far, is no reason for one.
 """
+_BEARABLE_S: Final = 1.0
+"""But no batch of a slow device may take longer for it, by what was measured of smaller ones."""
 _ENOUGH: Final = 32
 """Sizes up to this are measured however they look at first; on most devices less is not flat."""
 _REPEATS: Final = 8
@@ -64,7 +66,9 @@ class Curve:
         good = [(size, seconds) for size, rate, seconds in measured if rate >= most * _WITHIN]
         quick = [size for size, seconds in good if seconds <= _QUICK_S]
         found = quick[-1] if quick else good[0][0]
-        if found < _SMALL <= self.sizes[-1] and _SMALL / self.cost(_SMALL, bins) >= most * 0.7:
+        small_s = self.cost(_SMALL, bins)
+        bearable = self.sizes[-1] >= _SMALL or small_s <= _BEARABLE_S
+        if found < _SMALL and bearable and _SMALL / small_s >= most * 0.7:
             return _SMALL
         return found
 
@@ -96,7 +100,8 @@ def measure_curve(
         predict: Predicts a batch of a size and a length; blocks.
         bins: Lengths to measure, ascending.
         largest: Largest batch to try.
-        budget_s: About how much time it may take.
+        budget_s: About how much time it may take; twice that, where a busy machine has left
+            something that was measured only once.
         clock: Seconds.
     """
 
@@ -112,8 +117,9 @@ def measure_curve(
     best, useless = 0.0, 0
     """Best throughput so far, and how many sizes in a row did not better it."""
     for size in _SIZES:
-        # The next size takes about as long as all before it.
-        if size > largest or (sizes and clock() - started > budget_s / 2):
+        # The next size takes about as long as all before it; the small ones matter most.
+        share = 1 / 2 if size > _SMALL else 2 / 3
+        if size > largest or (sizes and clock() - started > budget_s * share):
             break
         sizes.append(size)
         for row, length in zip(rows, bins, strict=True):
@@ -125,10 +131,11 @@ def measure_curve(
         best = max(best, rate)
         if size >= _ENOUGH and (rate < 0.8 * best or useless >= 2):
             break
-    for _ in range(_REPEATS - 1):
+    for turn in range(_REPEATS - 1):
+        limit_s = budget_s if turn else 2 * budget_s
         for at, size in enumerate(sizes):
             for row, length in zip(rows, bins, strict=True):
-                if clock() - started + row[at] > budget_s:
+                if clock() - started + row[at] > limit_s:
                     continue
                 row[at] = min(row[at], once(size, length))
     # Less never costs more: where it seemed to, the machine was doing something else meanwhile.

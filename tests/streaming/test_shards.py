@@ -283,3 +283,29 @@ def test_no_devices_is_an_error() -> None:
     """There is nothing to predict with."""
     with pytest.raises(ValueError, match="devices"):
         Bench()
+
+
+def test_curves_are_measured_one_at_a_time() -> None:
+    """Two measured at once would each see half a machine: a worker and an api start together."""
+    inside, most, calls = 0, 0, 0
+    lock = threading.Lock()
+
+    class Watched(Echo):
+        def predict(self, windows: Any) -> Any:
+            nonlocal inside, most, calls
+            with lock:
+                inside, calls = inside + 1, calls + 1
+                most = max(most, inside)
+            try:
+                return super().predict(windows)
+            finally:
+                with lock:
+                    inside -= 1
+
+    both = [Shards([Watched("cpu")], lambda _: None, lambda _: None) for _ in range(2)]
+    threads = [threading.Thread(target=one.measure, args=(0.05,)) for one in both]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == 1 and calls > 20
