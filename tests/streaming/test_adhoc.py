@@ -56,3 +56,23 @@ async def test_what_is_out_of_bounds_or_unknown_is_left_out() -> None:
         await adhoc.stop()
     with pytest.raises(DevicesFailed):
         await adhoc.predict(None, [Observation("x", 5_000, {})])
+
+
+async def test_a_request_given_up_before_its_turn_disturbs_nobody() -> None:
+    """Cancelled before it is taken from the queue: its slot is free, the others are answered."""
+    adhoc = AdHoc(tiny_model())
+    await adhoc.start(0)
+    try:
+        asked = [
+            asyncio.create_task(adhoc.predict(None, [Observation("x", 1_000, {"hr": 60.0 + i})]))
+            for i in range(3)
+        ]
+        await asyncio.sleep(0)  # all are in the queue, none is taken
+        assert asked[0].cancel()
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+        again = await adhoc.predict(None, [Observation("x", 1_000, {"hr": 99.0})])
+    finally:
+        await adhoc.stop()
+    assert isinstance(answers[0], asyncio.CancelledError)
+    said = [answer.inputs["hr"].v for answer in (*answers[1:], again)]  # type: ignore[union-attr]
+    assert said == [61.0, 62.0, 99.0]
