@@ -22,13 +22,13 @@ TITLES: Final = {
 _NAMES: Final = {
     "model": "this model",
     "news2": "NEWS2",
-    "lightgbm": "LightGBM",
+    "trees": "boosted trees alone",
     "last_value": "last value",
 }
 _COLOURS: Final = {
     "model": "#0072b2",
     "news2": "#d55e00",
-    "lightgbm": "#009e73",
+    "trees": "#009e73",
     "last_value": "#856a00",
 }
 Figures = dict[str, Any]

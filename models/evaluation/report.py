@@ -44,14 +44,12 @@ class Given:
     Attributes:
         cohort: All rows.
         told: What was said of some.
-        threshold: Shipped ones by risk; None: chosen on the other patients, as for rivals.
         others: What further rivals say of all rows of the cohort, by rival and risk.
         policy: The sepsis alert's.
     """
 
     cohort: Cohort
     told: Told
-    threshold: Mapping[str, float] | None
     others: dict[str, dict[str, Floats]]
     policy: Policy
 
@@ -60,9 +58,9 @@ class Given:
         at = np.searchsorted(self.told.row, task.row)
         return self.told.risk(task.risk)[at]
 
-    def limit(self, risk: str) -> float | None:
-        """The shipped threshold of a risk."""
-        return None if self.threshold is None else self.threshold[risk]
+    def alarm(self, task: Task) -> NDArray[np.bool_]:
+        """Alarms of a task's rows, by thresholds that were not chosen on them."""
+        return self.told.alarm(task.risk)[np.searchsorted(self.told.row, task.row)]
 
 
 def of_rows(given: Given, shipped: Mapping[str, float]) -> dict[str, Any]:
@@ -80,9 +78,9 @@ def of_rows(given: Given, shipped: Mapping[str, float]) -> dict[str, Any]:
         counts = Counts.of(p, task.label, draws)
         entry = beside(task, p, draws) | {"calibration": reliable.calibration(counts)}
         if task.risk == "sepsis":
-            entry["utility"] = utilities(cohort, task, p, draws, given.limit("sepsis"))
+            entry["utility"] = utilities(cohort, task, given.alarm(task), draws)
         if task.name == "mortality_48h_physionet2012":
-            entry["challenge"] = challenge_2012(task, p, draws, given.limit("mortality"))
+            entry["challenge"] = challenge_2012(task, p, given.alarm(task), draws)
         said["tasks"][task.name] = entry
         if task.name not in PLOTTED:
             continue
@@ -94,7 +92,7 @@ def of_rows(given: Given, shipped: Mapping[str, float]) -> dict[str, Any]:
         said["curves"][task.name] = {"model": _curves(counts)} | {
             name: _curves(Counts.of(value, task.label, draws))
             for name, value in task.rivals.items()
-            if name in ("news2", "lightgbm", "last_value")
+            if name in ("news2", "trees", "last_value")
         }
     if "sepsis_physionet2019" in said["tasks"]:
         said["alarm_policy"] = alarms(given, shipped["sepsis"])
@@ -129,6 +127,7 @@ def alarms(given: Given, threshold: float) -> dict[str, Any]:
     draws = Draws(course.stays)
     at = np.searchsorted(given.told.row, course.row)
     model = given.told.risk("sepsis")[at]
+    positive = given.told.alarm("sepsis")[at].astype(np.float64)
 
     def judged(value: Floats, limit: float) -> dict[str, Any]:
         found = alarm_policy.alerts(course.grid(value), course.length, limit, policy)
@@ -144,7 +143,7 @@ def alarms(given: Given, threshold: float) -> dict[str, Any]:
         "septic_stays": int(np.isfinite(course.onset).sum()),
         "patient_days": round(float(course.days.sum()), 1),
         "policy": asdict(policy) | {"fresh": list(policy.fresh)},
-        "as_shipped": judged(model, threshold),
+        "as_shipped": judged(positive, 0.5) | {"threshold": threshold},
         "beside": {name: judged(score[s], limit) for name, (s, limit) in LIMITS.items()},
         "operating_curve": operating,
         "operating_curve_news2": alarm_policy.operating_curve(course, score["news2"], policy),
@@ -154,6 +153,7 @@ def alarms(given: Given, threshold: float) -> dict[str, Any]:
 
 def of_weights(
     cohort: Cohort,
+    own: Told,
     told: Told,
     predictor: Predictor,
     threshold: Mapping[str, float],
@@ -165,7 +165,8 @@ def of_weights(
 
     Args:
         cohort: All rows.
-        told: What the weights say of the test part.
+        own: What the weights say of the test part.
+        told: What was said of it by models that have not seen it, with bounds.
         predictor: The model as it serves.
         threshold: The shipped ones.
         data: Folder of the recorded sets.
@@ -174,10 +175,10 @@ def of_weights(
     """
     limits = np.array([threshold[name] for name in RISKS])
     test = [stay for name in sets for stay in some_stays(data, name, "test", stays)]
-    stay, hour = cohort.stay[told.row], cohort.hour[told.row]
+    stay, hour = cohort.stay[own.row], cohort.hour[own.row]
     drivers = {
         "deletion": faithfulness.deletion(predictor, limits, test),
-        "neighbouring_hours": faithfulness.stability(told, stay, hour, limits),
+        "neighbouring_hours": faithfulness.stability(own, stay, hour, limits),
         "neighbouring_minutes": faithfulness.minutes_apart(
             predictor, limits, [s for s in test if s.set_name == "physionet2012"]
         ),

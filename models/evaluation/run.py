@@ -60,27 +60,33 @@ def evaluate(
     shipped = dict(zip(RISKS, loaded.calibration.threshold.tolist(), strict=True))
     own = told.of_weights(rows, data, cache, predictor, used, limit=limit)
     command = "vitalstream evaluate --data DATA --out OUT"
-    if predictions is None:
-        given = report.Given(rows, own, shipped, {}, policy)
-        protocol = "the test part of the patients, which neither trained nor calibrated"
-    else:
+    unseen = own
+    given = report.Given(rows, own, {}, policy)
+    protocol = "the test part of the patients, which neither trained nor calibrated"
+    weights_on = "these weights on the test part of the patients"
+    if predictions is not None:
         out_of_fold, others = told.of_file(rows, predictions)
-        given = report.Given(rows, out_of_fold, None, others, policy)
+        unseen = told.bounded(own, out_of_fold, loaded.calibration)
+        given = report.Given(rows, out_of_fold, others, policy)
         protocol = (
-            "out of fold in cross-validation by patient: every patient is predicted by models "
-            "that were trained, calibrated and chosen without them"
+            "out of fold in cross-validation by patient (eICU by hospital): every patient is "
+            "predicted by members, blend, calibration and thresholds made without them"
         )
-        command += " --predictions FILE"
+        weights_on = (
+            "drivers and novelty: these weights on the test part of the patients; bounds: the "
+            "weights' bounds around what was said of it out of fold"
+        )
+        command += " --predictions OUT/predictions.npz"
     if limit is not None:
         command += f" --limit {limit}"
     said: dict[str, Any] = {
         "protocol": protocol,
         "command": command,
-        "weights_on": "bounds, novelty and drivers: these weights on the test part",
+        "weights_on": weights_on,
         "rows": report.base_rates(rows, given.told),
     }
     said |= report.of_rows(given, shipped)
-    said |= report.of_weights(rows, own, predictor, shipped, data, used, stays)
+    said |= report.of_weights(rows, own, unseen, predictor, shipped, data, used, stays)
     return said
 
 

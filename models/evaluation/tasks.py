@@ -17,6 +17,7 @@ from models.scores import SCORES
 
 Floats = NDArray[np.float64]
 BEDSIDE: Final = ("news2", "qsofa", "mews", "sirs")
+LEAST_SAID: Final = 20
 DECISION_H: Final = 48
 EARLY_H: Final = 24
 NORMAL: Final = {"hypotension": ("map", 65.0), "hypoxaemia": ("spo2", 90.0)}
@@ -73,6 +74,10 @@ def tasks_of(
             signal, _ = NORMAL[risk]
             value = cohort.newest[row, NEWEST.index(signal)].astype(np.float64)
             rivals["last_value"] = -value
+        for rival, said in others.items():
+            # One that says the same of all has not learned the risk.
+            if risk in said and len(np.unique(said[risk][row].round(6))) > LEAST_SAID:
+                rivals[rival] = said[risk][row]
         if name == "mortality_24h_eicu":
             apache = cohort.apache[cohort.stay[row]].astype(np.float64)
             yield Task(name, risk, row, label, rivals)
@@ -86,9 +91,6 @@ def tasks_of(
                     {k: v[there] for k, v in rivals.items()} | {"apache_iva": apache[there]},
                 )
             continue
-        for rival, said in others.items():
-            if risk in said and np.isfinite(said[risk][row]).all():
-                rivals[rival] = said[risk][row]
         yield Task(name, risk, row, label, rivals)
 
 

@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from rich.progress import Progress
 
+from models.calibration import Calibration
 from models.data import Stay
 from models.evaluation.cohort import Cohort, stays_of, write
 from models.network import RISKS
@@ -24,9 +26,11 @@ from models.training.split import PARTS, part_of
 from models.window_store import Windows
 
 Floats = NDArray[np.float64]
-_FORM: Final = 1
+_FORM: Final = 2
 _BATCH: Final = 512
-_FIELDS: Final = ("p", "low", "high", "novelty", "share", "driver_signal", "driver_effect")
+_FIELDS: Final = (
+    *("p", "low", "high", "positive", "novelty", "share", "driver_signal", "driver_effect"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +40,7 @@ class Told:
     Attributes:
         row: Index into the cohort's rows, ascending, int64[k].
         p: float64[k, R]; low and high the same; novelty [k]; share [k, E].
+        positive: Whether p reaches a threshold that was not chosen on these patients, bool[k, R].
         driver_signal: int16[k, K], -1 where fewer; driver_effect in log-odds.
     """
 
@@ -43,6 +48,7 @@ class Told:
     p: Floats
     low: Floats
     high: Floats
+    positive: NDArray[np.bool_]
     novelty: Floats
     share: Floats
     driver_signal: NDArray[np.int16]
@@ -51,6 +57,10 @@ class Told:
     def risk(self, name: str) -> Floats:
         """Probabilities of a risk, [k]."""
         return self.p[:, RISKS.index(name)]
+
+    def alarm(self, name: str) -> NDArray[np.bool_]:
+        """Alarms of a risk, [k]."""
+        return self.positive[:, RISKS.index(name)]
 
     def rows(self) -> dict[str, NDArray[np.int64]]:
         """Rows of the cohort that something was said of, by risk."""
@@ -151,6 +161,7 @@ def _made(
         "p": np.zeros((k, len(RISKS))),
         "low": np.zeros((k, len(RISKS))),
         "high": np.zeros((k, len(RISKS))),
+        "positive": np.zeros((k, len(RISKS)), np.bool_),
         "novelty": np.zeros(k),
         "share": np.zeros((k, len(predictor.experts))),
         "driver_signal": np.zeros((k, 5), np.int16),
@@ -196,8 +207,8 @@ def of_file(cohort: Cohort, path: Path) -> tuple[Told, dict[str, dict[str, Float
         cohort: The rows they are of.
         path: npz with `set` (name or index into `SETS`), `stay` (record, or a number that counts
             the stays of a set in the reader's order), `hour` and `p` [k, R], NaN where nothing is
-            said; `label` [k, R] is checked where it is there; further arrays named `p_RIVAL`
-            [k, R] are rivals.
+            said; `positive` [k, R], alarms by thresholds chosen on others; `label` [k, R] is
+            checked where it is there; further arrays named `p_RIVAL` [k, R] are rivals.
 
     Raises:
         ValueError: A row is not in the cohort, twice in the file, or has another label.
@@ -224,6 +235,8 @@ def of_file(cohort: Cohort, path: Path) -> tuple[Told, dict[str, dict[str, Float
         both = (said >= 0) & (cohort.labels[row] >= 0)
         if (said[both] != cohort.labels[row][both]).any():
             raise ValueError(f"{path}: labels are not those of the recorded sets")
+    if columns["p"].shape != columns.get("positive", np.zeros(0)).shape:
+        raise ValueError(f"{path}: p and positive are not of one shape")
     others: dict[str, dict[str, Floats]] = {}
     for name in sorted(n for n in columns if n.startswith("p_")):
         for i, risk in enumerate(RISKS):
@@ -238,12 +251,39 @@ def of_file(cohort: Cohort, path: Path) -> tuple[Told, dict[str, dict[str, Float
             p=columns["p"][order].astype(np.float64),
             low=nothing,
             high=nothing,
+            positive=columns["positive"][order].astype(np.bool_),
             novelty=np.zeros(0),
             share=nothing,
             driver_signal=np.zeros((0, 5), np.int16),
             driver_effect=np.zeros((0, 5)),
         ),
         others,
+    )
+
+
+def bounded(own: Told, other: Told, calibration: Calibration) -> Told:
+    """Out-of-fold probabilities with the bounds that weights give them.
+
+    Args:
+        own: Of the weights; its rows that the other has, and their novelty, are used.
+        other: Out of fold.
+        calibration: Of the weights.
+    """
+    at = np.minimum(np.searchsorted(other.row, own.row), len(other.row) - 1)
+    here = other.row[at] == own.row
+    p, novelty = other.p[at[here]], own.novelty[here]
+    odds = torch.logit(torch.from_numpy(np.clip(p, 1e-9, 1 - 1e-9)))
+    _, low, high = calibration.bounds(odds, torch.from_numpy(novelty))
+    return Told(
+        row=own.row[here],
+        p=p,
+        low=low.numpy(),
+        high=high.numpy(),
+        positive=other.positive[at[here]],
+        novelty=novelty,
+        share=own.share[here],
+        driver_signal=own.driver_signal[here],
+        driver_effect=own.driver_effect[here],
     )
 
 

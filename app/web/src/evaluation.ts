@@ -85,11 +85,12 @@ const RIVALS: Record<string, string> = {
   mews: "MEWS",
   sirs: "SIRS",
   last_value: "last value",
-  lightgbm: "LightGBM",
+  trees: "boosted trees alone",
+  network: "network alone",
   apache_iva: "APACHE IVa",
 };
 const POLICIES: Record<string, string> = { news2_7: "NEWS2 ≥ 7", news2_5: "NEWS2 ≥ 5", qsofa_2: "qSOFA ≥ 2" };
-const KINDS: Record<string, string> = { model: "model", news2: "other", lightgbm: "third", last_value: "third" };
+const KINDS: Record<string, string> = { model: "model", news2: "other", trees: "third", last_value: "third" };
 
 const words = (name: string): string => {
   const spaced = name.replaceAll("_", " ");

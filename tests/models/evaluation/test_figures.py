@@ -161,6 +161,7 @@ def test_bands_of_novelty_have_their_own_figures() -> None:
         p=four,
         low=np.repeat(1 / (1 + np.exp(half - odds))[:, None], 4, 1),
         high=np.repeat(1 / (1 + np.exp(-half - odds))[:, None], 4, 1),
+        positive=four > 0.5,
         novelty=level,
         share=np.zeros((len(p), 4)),
         driver_signal=np.zeros((len(p), 5), np.int16),

@@ -89,6 +89,7 @@ def _file(path: Path, cohort: Cohort, **more: Any) -> Path:
         "hour": cohort.hour[order],
         "label": cohort.labels[order],
         "p": p[order],
+        "positive": p[order] > 0.5,
     } | more
     np.savez(path, **arrays)
     return path
@@ -101,6 +102,7 @@ def test_out_of_fold_rows_find_their_place(cohort: Cohort, tmp_path: Path) -> No
     p = rng.random((len(order), len(RISKS)))
     said, others = told.of_file(cohort, _file(tmp_path / "a.npz", cohort, p_trees=p[order] / 2))
     np.testing.assert_array_equal(said.p, p)
+    np.testing.assert_array_equal(said.positive, p > 0.5)
     np.testing.assert_allclose(others["trees"]["sepsis"], p[:, 0] / 2)
     # Numbers count a set's stays in order; gaps do not matter.
     number = 10 + 3 * cohort.stay[order]
@@ -137,8 +139,19 @@ def test_what_was_not_predicted_is_not_judged(cohort: Cohort, tmp_path: Path) ->
         "stay": cohort.record[cohort.stay],
         "hour": cohort.hour,
         "p": p,
+        "positive": p > 0.5,
     }
     np.savez(path, **arrays)
     said, _ = told.of_file(cohort, path)
     assert said.rows()["sepsis"].tolist() == list(range(7))
     assert not len(said.rows()["mortality"])
+
+
+def test_bounds_are_those_of_the_weights_around_what_others_said(
+    data: Path, cohort: Cohort, predictor: Predictor, tmp_path: Path
+) -> None:
+    """Around the weights' own probabilities they are the weights' own bounds."""
+    own = told.of_weights(cohort, data, tmp_path, predictor, SETS)
+    again = told.bounded(own, own, predictor._model.calibration)
+    np.testing.assert_allclose(again.low, own.low, atol=1e-6)
+    np.testing.assert_allclose(again.high, own.high, atol=1e-6)
