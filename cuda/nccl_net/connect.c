@@ -85,7 +85,7 @@ static void *connect_thread(void *argument) {
     struct pending *p = argument;
     struct link links[MAX_LINKS];
     uint8_t connection[16];
-    int count = setting("VITALSTREAM_NET_STREAMS", 2, 1, MAX_LINKS), made = 0;
+    int count = setting("VITALSTREAM_NET_STREAMS", 4, 1, MAX_LINKS), made = 0;
     p->result = RAND_bytes(connection, sizeof connection) == 1 ? ncclSuccess : ncclSystemError;
     while (p->result == ncclSuccess && made < count) {
         int fd = reach(p);

@@ -70,8 +70,7 @@ static void add(const struct ifaddrs *one) {
 }
 
 // Devices are the interfaces that are up: all but loopback, or those whose name begins as VITALSTREAM_NET_INTERFACE says.
-ncclResult_t devices_find(void) {
-    if (device_count > 0) return ncclSuccess;
+static ncclResult_t look(void) {
     struct ifaddrs *all;
     if (getifaddrs(&all) != 0) return ncclSystemError;
     const char *wanted = getenv("VITALSTREAM_NET_INTERFACE");
@@ -83,4 +82,13 @@ ncclResult_t devices_find(void) {
         return ncclSystemError;
     }
     return ncclSuccess;
+}
+
+// Looks once: the numbers of devices that NCCL has been told hold for the life of the process.
+ncclResult_t devices_find(void) {
+    static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+    pthread_mutex_lock(&lock);
+    ncclResult_t result = device_count > 0 ? ncclSuccess : look();
+    pthread_mutex_unlock(&lock);
+    return result;
 }

@@ -208,7 +208,7 @@ def nccl_environment(
     *,
     library: Path,
     key_file: Path,
-    streams: int = 2,
+    streams: int = 4,
     interface: str = "",
     device_memory: bool = False,
 ) -> dict[str, str]:
