@@ -1,28 +1,24 @@
-"""Calibrating on one part of the patients, measuring on another, and the card that says so."""
+"""Parts of a table's patients, what experts do on one, and the facts of the card."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
-from models.calibration import Calibration
 from models.checkpoint import Calibrated
 from models.evaluation.card import completed
 from models.features import HIDEABLE, UNIT_MISSING
 from models.moe import EXPERTS
 from models.network import RISKS
-from models.training import metrics
 from models.training.cache import SETS, Table
 from models.training.fit import logits_of
 from models.training.split import PARTS, RULE
 
-_SEPSIS, _MORTALITY = RISKS.index("sepsis"), RISKS.index("mortality")
+_MORTALITY: Final = RISKS.index("mortality")
 _P12: Final = SETS.index("physionet2012")
 _EICU: Final = SETS.index("eicu-demo")
 DECISION_HOUR: Final = 47
@@ -34,46 +30,11 @@ def part(table: Table, name: str) -> Table:
     return table.select(table.part == [str(p) for p in PARTS].index(name))
 
 
-def _measured(table: Table, risk: int) -> NDArray[np.bool_]:
-    """Rows whose label of a risk may be used: eICU's outcome is for evaluation alone."""
-    known = table.labels[:, risk] >= 0
-    return known & (table.source != _EICU) if risk == _MORTALITY else known
-
-
 def without_outcome(table: Table) -> Table:
     """The table with eICU's outcome hidden: it measures, and never trains."""
     labels = table.labels.copy()
     labels[table.source == _EICU, _MORTALITY] = -1
     return replace(table, labels=labels)
-
-
-def calibrate(model: Calibrated, table: Table, seed: int) -> None:
-    """Fit calibration and thresholds on the calibration part."""
-    logits, _, _ = logits_of(model.network, table)
-    for risk, name in enumerate(RISKS):
-        known = _measured(table, risk)
-        label = table.labels[known, risk] == 1
-        if not 10 <= label.sum() <= len(label) - 10:
-            continue
-        model.calibration.fit(risk, logits[known, risk], label, table.stay[known], seed)
-        p = _probability(model.calibration, logits)[:, risk]
-        if name == "sepsis":
-            gain = np.zeros(len(p))
-            for rows in by_stay(table, known):
-                silent, alarm = metrics.utilities(table.labels[rows, risk])
-                gain[rows] = alarm - silent
-            limit = metrics.best_threshold(p[known], gain[known])
-        elif name == "mortality":
-            last = last_rows(table, known & (table.source == _P12))
-            limit = metrics.event1_threshold(p[last], table.labels[last, risk] == 1)
-        else:
-            limit = metrics.event1_threshold(p[known], label)
-        model.calibration.threshold[risk] = float(np.clip(limit, 1e-4, 1 - 1e-4))
-
-
-def _probability(calibration: Calibration, logits: Floats) -> Floats:
-    p: Floats = torch.sigmoid(calibration.log_odds(torch.from_numpy(logits))).numpy()
-    return p
 
 
 def by_stay(table: Table, known: NDArray[np.bool_]) -> list[NDArray[np.int64]]:
@@ -89,55 +50,25 @@ def last_rows(table: Table, known: NDArray[np.bool_]) -> NDArray[np.int64]:
 
 
 def measure(model: Calibrated, table: Table) -> dict[str, Any]:
-    """Everything the card says, on the rows of one part."""
-    logits, share, novelty = logits_of(model.network, table)
-    p = _probability(model.calibration, logits)
-    limit = model.calibration.threshold.numpy()
-    said: dict[str, Any] = {"stays": len(np.unique(table.stay)), "rows": len(table.stay)}
-    for risk, name in enumerate(RISKS):
-        known = _measured(table, risk)
-        if not known.any():
-            continue
-        label = table.labels[known, risk] == 1
-        said[name] = metrics.discrimination(p[known, risk], label)
-        said[name]["alarm_rate"] = float((p[known, risk] >= limit[risk]).mean())
-    said |= _sepsis(table, p[:, _SEPSIS] >= limit[_SEPSIS])
-    for name, source in (("mortality_48h_physionet2012", _P12), ("mortality_24h_eicu", _EICU)):
-        known = (table.labels[:, _MORTALITY] >= 0) & (table.source == source)
-        if source == _EICU:
-            known &= table.hour < 24
-        if known.any():
-            at = last_rows(table, known)
-            label = table.labels[at, _MORTALITY] == 1
-            said[name] = metrics.discrimination(p[at, _MORTALITY], label)
-            if source == _P12:
-                said[name]["event1"] = metrics.event1(p[at, _MORTALITY], label, limit[_MORTALITY])
-                said[name]["event2"] = metrics.event2(p[at, _MORTALITY], label)
-    said["experts"] = {
-        "mean_share": dict(zip(EXPERTS, share.mean(0).round(4).tolist(), strict=True)),
-        "gate_auroc": _gate(table, share),
-        "gate_auroc_problems_and_unit_hidden": _gate(
-            table, logits_of(model.network, _hidden(table))[1]
-        ),
-        "note": "the first is against labels that are partly inputs (eICU admission problems, "
-        "2012 unit type): it shows that routing follows what is known. The second hides them.",
+    """What experts and novelty do on the rows of one part; `models.evaluation` has the rest."""
+    _, share, novelty = logits_of(model.network, table)
+    return {
+        "stays": len(np.unique(table.stay)),
+        "rows": len(table.stay),
+        "experts": {
+            "mean_share": dict(zip(EXPERTS, share.mean(0).round(4).tolist(), strict=True)),
+            "gate_auroc": _gate(table, share),
+            "gate_auroc_problems_and_unit_hidden": _gate(
+                table, logits_of(model.network, _hidden(table))[1]
+            ),
+            "note": "eICU's labels are charted diagnoses; 2012's is the unit type, which is an input: "
+            "it shows that routing follows what is known. The second hides unit and problems.",
+        },
+        "novelty": {
+            "median": float(np.median(novelty)),
+            "q95": float(np.quantile(novelty, 0.95)),
+        },
     }
-    said["novelty"] = {
-        "median": float(np.median(novelty)),
-        "q95": float(np.quantile(novelty, 0.95)),
-    }
-    return said
-
-
-def _sepsis(table: Table, alarm: NDArray[np.bool_]) -> dict[str, Any]:
-    """Official utility over 2019's stays, overall and by hospital."""
-    said: dict[str, Any] = {}
-    for name, hospitals in (("all", (0, 1)), ("A", (0,)), ("B", (1,))):
-        known = (table.labels[:, _SEPSIS] >= 0) & np.isin(table.hospital, hospitals)
-        if known.any():
-            stays = [(table.labels[r, _SEPSIS], alarm[r]) for r in by_stay(table, known)]
-            said[name] = metrics.utility(stays)
-    return {"sepsis_utility": said} if said else {}
 
 
 def _hidden(table: Table) -> Table:
@@ -246,8 +177,3 @@ def card_of(
         ],
     }
     return completed(facts, figures)
-
-
-def default_cache(out: Path) -> Path:
-    """Where rows are kept while training into a folder."""
-    return out / "cache"

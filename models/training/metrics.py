@@ -91,17 +91,6 @@ def discrimination(p: NDArray[np.float64], label: NDArray[np.bool_]) -> dict[str
     return said
 
 
-def ranking(x: NDArray[np.float64], label: NDArray[np.bool_]) -> dict[str, float | int]:
-    """AUROC and AUPRC of anything that ranks."""
-    said: dict[str, float | int] = {"rows": len(x), "events": int(label.sum())}
-    if 0 < label.sum() < len(label):
-        said |= {
-            "auroc": float(roc_auc_score(label, x)),
-            "auprc": float(average_precision_score(label, x)),
-        }
-    return said
-
-
 def event1(p: NDArray[np.float64], label: NDArray[np.bool_], threshold: float) -> float:
     """PhysioNet 2012, event 1: the lesser of sensitivity and positive predictive value."""
     alarm = p >= threshold
