@@ -58,6 +58,8 @@ def bench(
     if device not in ("cpu", "cuda"):
         raise BadSetting(f"device: {device!a} is not allowed: cpu or cuda")
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=120)
     rows: list[Row] = []
     with console.status(names[0]) as status:
         for name, found in measuring.run(names, world, device):

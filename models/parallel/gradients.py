@@ -37,9 +37,9 @@ class TopKConfig:
     Attributes:
         ratio: Share of the entries that is sent, in (0, 1].
         momentum: Momentum factor, in [0, 1).
-        clip_norm: Bound of the whole gradient's norm over all ranks; each rank clips at this over
-            the square root of
-            the world size. None clips nothing.
+        clip_norm: Bound of the averaged gradient's norm. Each rank clips its own at this times the
+            square root of the world size: the mean of as many independent gradients is that much
+            shorter. None clips nothing.
         warmup_steps: Steps over which the ratio falls exponentially from `warmup_ratio` to `ratio`.
         warmup_ratio: Share that the first step sends.
         value_bits: Of an entry's value on the wire: 8, in equal ratios, or 16, bfloat16.
@@ -150,10 +150,9 @@ def topk_hook(
     memories = [state.memory(parameter) for parameter in parameters]
     gradient = buffer.detach().to(torch.float32)
     if config.clip_norm is not None:
-        # Each rank clips its own part, scaled so that the sum over ranks stays within the bound
-        # (section 3.2).
+        # Section 3.2, whose gradients are shares of the mean: 1 / world of what is held here.
         norm = torch.linalg.vector_norm(gradient)
-        gradient = gradient * torch.clamp(config.clip_norm / world**0.5 / (norm + 1e-12), max=1.0)
+        gradient = gradient * torch.clamp(config.clip_norm * world**0.5 / (norm + 1e-12), max=1.0)
     sizes = [parameter.numel() for parameter in parameters]
     for memory, part in zip(memories, torch.split(gradient, sizes), strict=True):
         memory.velocity.mul_(config.momentum).add_(part)

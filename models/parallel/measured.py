@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from rich.table import Table
+from rich.text import Text
 
 BYTES_STEP = 1024
 
@@ -41,28 +42,26 @@ class Row:
 def table(rows: Iterable[Row], title: str) -> Table:
     """The rows for a terminal."""
     drawn = Table(title=title, title_justify="left")
-    for name in ("system", "case"):
-        drawn.add_column(name, overflow="fold")
+    drawn.add_column("system", overflow="fold")
+    drawn.add_column("case", overflow="fold", min_width=40)
     for name in ("error", "bytes", "ms"):
         drawn.add_column(name, justify="right", no_wrap=True)
-    drawn.add_column("beside", overflow="fold")
+    drawn.add_column("beside", overflow="fold", max_width=20)
     for name in ("ms", "ratio"):
         drawn.add_column(name, justify="right", no_wrap=True)
-    drawn.add_column("note", overflow="fold")
     before = None
     for row in rows:
         if before not in (None, row.system):
             drawn.add_section()
         drawn.add_row(
             row.system if row.system != before else "",
-            row.case,
+            Text.assemble(row.case, *([("\n" + row.note, "dim")] if row.note else [])),
             "–" if row.reference_error is None else f"{row.reference_error:.1e}",
             "–" if row.bytes is None else in_units(row.bytes),
             f"{row.time_ms:.2f}",
             row.beside,
             "–" if row.beside_ms is None else f"{row.beside_ms:.2f}",
             "–" if row.ratio is None else f"{row.ratio:.2f}",
-            row.note,
         )
         before = row.system
     return drawn

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -50,6 +51,8 @@ def _as_bytes(x: Tensor) -> Tensor:
 
 def _pack_bits(mask: Tensor) -> Tensor:
     """A boolean tensor as bits, 8 to a byte."""
+    if mask.device.type == "cpu":
+        return torch.from_numpy(np.packbits(mask.contiguous().numpy(), bitorder="little"))
     flat = mask.reshape(-1).to(torch.uint8)
     flat = torch.nn.functional.pad(flat, (0, -flat.numel() % 8)).view(-1, 8)
     weights = torch.tensor([1, 2, 4, 8, 16, 32, 64, 128], dtype=torch.uint8, device=mask.device)
@@ -57,6 +60,9 @@ def _pack_bits(mask: Tensor) -> Tensor:
 
 
 def _unpack_bits(bits: Tensor, count: int) -> Tensor:
+    if bits.device.type == "cpu":
+        flat = np.unpackbits(bits.numpy(), count=count, bitorder="little")
+        return torch.from_numpy(flat).view(torch.bool)
     shifts = torch.arange(8, dtype=torch.uint8, device=bits.device)
     return (bits.unsqueeze(1) >> shifts & 1).to(torch.bool).view(-1)[:count]
 
@@ -176,14 +182,14 @@ def _swap(
         if inside is None:
             into.copy_(values.view(into.shape))
         else:
-            into[inside] = values
+            into.masked_scatter_(inside, values)
 
     for index in range(max(len(sends), len(receives))):
         exchange = Exchange(group)
         into = inside = received = None
         if index < len(sends):
             part = outgoing.narrow(dim, *sends[index])
-            packed = part if body is None else part[body.narrow(dim, *sends[index])]
+            packed = part if body is None else part.masked_select(body.narrow(dim, *sends[index]))
             if packed.numel():
                 exchange.send(_as_bytes(packed), to)
                 traffic.lower_bound_bytes += packed.numel() * packed.element_size()
