@@ -9,8 +9,8 @@ import structlog
 
 from streaming.beds import Recorded
 from streaming.codec import BadMessage, decode_alert, decode_case
-from streaming.consumer import KafkaError, Reader, Record
 from streaming.messages import ALERTS, CASES, Case
+from streaming.reader import KafkaError, Reader, Record
 from streaming.telemetry import SILENT, Telemetry
 
 log = structlog.get_logger(__name__)

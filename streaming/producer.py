@@ -22,6 +22,8 @@ from aiokafka.errors import KafkaConnectionError, KafkaError, TopicAlreadyExists
 from aiokafka.errors import MessageSizeTooLargeError as TooLarge
 from aiokafka.structs import RecordMetadata as Sent
 
+from streaming.client import common
+
 __all__ = ["Admin", "KafkaError", "Producer", "Sent", "TooLarge", "TopicPlan"]
 
 log = structlog.get_logger(__name__)
@@ -54,17 +56,13 @@ class Producer:
         batch_bytes: int = 64 << 10,
         client_id: str = "vitalstream",
     ) -> None:
-        self._options: dict[str, Any] = {
-            "bootstrap_servers": servers,
-            "client_id": client_id,
+        self._options = common(servers, client_id) | {
             "acks": "all",
             "enable_idempotence": True,
             "linger_ms": linger_ms,
             "max_batch_size": batch_bytes,
             "max_request_size": max_request_bytes,
             "request_timeout_ms": int(delivery_timeout_s * 1_000),
-            "retry_backoff_ms": 100,
-            "metadata_max_age_ms": 30_000,
         }
         self._client: AIOKafkaProducer | None = None
         self._failed = False

@@ -15,8 +15,8 @@ from typing import Protocol
 import msgspec
 import structlog
 
-from streaming.consumer import Reader, Record
 from streaming.messages import VITALS, WINDOWS, Snapshot
+from streaming.reader import Reader, Record
 from streaming.snapshots import decode_note, newest_snapshots
 
 log = structlog.get_logger(__name__)

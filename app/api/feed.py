@@ -13,8 +13,8 @@ import structlog
 from app.api.view import LatestView
 from app.lifecycle import Health
 from streaming.codec import BadMessage, decode_alert, decode_case, encode
-from streaming.consumer import KafkaError, Reader, Record, TopicPartition
 from streaming.messages import ALERTS, CASES, PREDICTIONS, Prediction
+from streaming.reader import KafkaError, Reader, Record, TopicPartition
 from streaming.telemetry import Telemetry
 
 log = structlog.get_logger(__name__)

@@ -20,9 +20,9 @@ from app.roles.api import Api
 from app.roles.worker import Worker
 from app.settings import load
 from streaming.codec import decode_case, encode
-from streaming.consumer import Reader
 from streaming.messages import CASES, VITALS, Case, Observation
 from streaming.producer import Producer
+from streaming.reader import Reader
 
 pytestmark = pytest.mark.integration
 PATIENCE_S = 60

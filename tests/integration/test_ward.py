@@ -21,7 +21,6 @@ from app.ward import database
 from app.ward.database import NotMigrated
 from app.ward.ledger import Ledger
 from app.ward.store import Store
-from streaming.consumer import Reader
 from streaming.messages import (
     ALERTS,
     CASES,
@@ -35,6 +34,7 @@ from streaming.messages import (
     Source,
 )
 from streaming.producer import Producer
+from streaming.reader import Reader
 
 pytestmark = pytest.mark.integration
 

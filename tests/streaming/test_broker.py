@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from streaming.broker import PARTITIONS, EmbeddedBroker
-from streaming.consumer import GroupConsumer, Reader, TopicPartition
+from streaming.consumer import GroupConsumer
 from streaming.messages import VITALS
 from streaming.producer import Admin, Producer
+from streaming.reader import Reader, TopicPartition
 from streaming.topics import TOPICS, ensure_topics
 
 

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from streaming.consumer import GroupConsumer, KafkaError, Reader, Record, TopicPartition
+from streaming.consumer import GroupConsumer
 from streaming.messages import CASES, PREDICTIONS, VITALS, WINDOWS
 from streaming.producer import Admin, Producer, TopicPlan
+from streaming.reader import KafkaError, Reader, Record, TopicPartition
 
 pytestmark = pytest.mark.integration
 

@@ -15,10 +15,10 @@ from confluent_kafka import Producer as OtherProducer
 
 from streaming import codec
 from streaming.codec import VitalsDecoder
-from streaming.consumer import Reader, Record
 from streaming.deadletter import PREFIX, DeadLetters
 from streaming.messages import DEAD_LETTERS, MAX_MESSAGE_BYTES, VITALS
 from streaming.producer import Admin, Producer, TopicPlan
+from streaming.reader import Reader, Record
 from streaming.telemetry import Telemetry
 from streaming.topics import LARGEST_BYTES, LARGEST_LETTER_BYTES
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from streaming.consumer import Reader, Record
 from streaming.messages import CASES, MAX_MESSAGE_BYTES, PREDICTIONS
 from streaming.producer import KafkaError, Producer, TooLarge
+from streaming.reader import Reader, Record
 
 pytestmark = pytest.mark.integration
 

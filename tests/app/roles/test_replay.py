@@ -16,8 +16,8 @@ from models.data import SETS, Admission, Stay, read_all
 from models.signals import INDEX
 from streaming.broker import EmbeddedBroker
 from streaming.codec import VitalsDecoder, decode_case, encode
-from streaming.consumer import Reader
 from streaming.messages import CASES, VITALS
+from streaming.reader import Reader
 
 NOW_MS = 1_795_409_001_078
 

@@ -9,8 +9,8 @@ from app.roles.simulate import Simulate
 from app.settings import BadSetting, load
 from streaming.broker import EmbeddedBroker
 from streaming.codec import VitalsDecoder, decode_case
-from streaming.consumer import Reader
 from streaming.messages import CASES, VITALS
+from streaming.reader import Reader
 
 
 @pytest.fixture

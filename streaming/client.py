@@ -1,0 +1,33 @@
+"""What every client of Kafka is told."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+REQUEST_S: Final = 15.0
+"""Longest wait for a single answer of the cluster."""
+FETCH_BYTES: Final = 4 << 20
+"""Fetched of one partition at once; a larger message still arrives, alone."""
+
+
+def common(servers: str, client_id: str) -> dict[str, Any]:
+    """Settings of all clients."""
+    return {
+        "bootstrap_servers": servers,
+        "client_id": client_id,
+        "retry_backoff_ms": 100,
+        "metadata_max_age_ms": 30_000,
+    }
+
+
+def reading(servers: str, client_id: str, group: str | None, max_records: int) -> dict[str, Any]:
+    """Settings of all that read; nothing is committed unless it is asked for."""
+    return common(servers, client_id) | {
+        "group_id": group,
+        "enable_auto_commit": False,
+        "auto_offset_reset": "earliest",
+        "max_poll_records": max_records,
+        "max_partition_fetch_bytes": FETCH_BYTES,
+        # One fetch is in flight at a time: a partition that was just resumed waits for it.
+        "fetch_max_wait_ms": 100,
+    }
