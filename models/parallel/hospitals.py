@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ from numpy.typing import NDArray
 from models.federated import learning
 from models.federated.strategy import Strategy, Vector
 from models.network import Network
-from models.parallel.train import Plan, Stepper, batches
+from models.parallel.train import Plan, Stepper, batches, joined
 from models.training.cache import Table
 
 
@@ -40,6 +41,7 @@ class SplitLearner:
         group: Its ranks; None for this process alone.
         rate: Learning rate.
         top: How many specialists answer a row; default all.
+        place: This rank's device.
         seed: Of order, hiding and dropping.
     """
 
@@ -51,9 +53,12 @@ class SplitLearner:
         *,
         rate: float,
         top: int | None = None,
+        place: torch.device | str = "cpu",
         seed: int = 7,
     ) -> None:
         self._network, self._table, self._group = network, table, group
+        self._place = place
+        # As the federation's own learner.
         self._plan = Plan(
             batch=learning.BATCH, rate=rate, experts=True, top=top, seed=seed, decay=0.02, clip=1.0
         )
@@ -69,11 +74,11 @@ class SplitLearner:
             raise ValueError("a hospital without rows has nothing to learn from")
         torch.set_num_threads(1)
         learning.fill(self._network, model)
-        stepper = Stepper(self._network, self._plan, self._group)
+        stepper = Stepper(deepcopy(self._network).to(self._place), self._plan, self._group)
         torch.manual_seed(self._plan.seed * 100_003 + number)
         for at in batches(rows, self._plan, number):
             stepper.step(self._table, at)
-        return learning.flat(stepper.whole()) - model, rows
+        return learning.flat(stepper.whole().cpu()) - model, rows
 
 
 class Hospitals:
@@ -88,7 +93,8 @@ class Hospitals:
         ValueError: The ranks cannot be dealt out evenly.
     """
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, place: torch.device | str = "cpu") -> None:
+        self._place = place
         world, rank = dist.get_world_size(), dist.get_rank()
         if count < 1 or world % count:
             raise ValueError(f"{world} ranks are not {count} hospitals of as many ranks each")
@@ -104,11 +110,12 @@ class Hospitals:
 
     def mean(self, update: NDArray[np.float32], rows: int) -> Vector:
         """The mean of all hospitals' updates by their rows; crosses hospitals once from each."""
-        total = torch.from_numpy(np.append(update.astype(np.float64) * rows, float(rows)))
+        weighted = np.append(update.astype(np.float64) * rows, float(rows))
+        total = torch.from_numpy(weighted).to(self._place)
         if self.leader:
             dist.all_reduce(total, group=self._leaders)
         dist.broadcast(total, group=self.group, group_src=0)
-        mean: Vector = (total[:-1] / total[-1]).numpy()
+        mean: Vector = (total[:-1] / total[-1]).cpu().numpy()
         return mean
 
     def rounds(
@@ -157,9 +164,9 @@ def main(given: Sequence[str] | None = None) -> None:
     chosen = _arguments(given)
     if len(chosen.data) != chosen.hospitals:
         raise ValueError(f"{len(chosen.data)} folders for {chosen.hospitals} hospitals")
-    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    _, place = joined()
     try:
-        hospitals = Hospitals(chosen.hospitals)
+        hospitals = Hospitals(chosen.hospitals, place)
         network, _ = learning.base(chosen.model, chosen.fresh)
         data, cache = chosen.data[hospitals.number], chosen.out / f"cache-{hospitals.number}"
         # One rank makes a hospital's rows, the others find them made.
@@ -168,7 +175,9 @@ def main(given: Sequence[str] | None = None) -> None:
         dist.barrier()
         if not hospitals.leader:
             table = learning.rows_of(data, cache, network)
-        learner = SplitLearner(network, table, hospitals.group, rate=chosen.rate, top=chosen.top)
+        learner = SplitLearner(
+            network, table, hospitals.group, rate=chosen.rate, top=chosen.top, place=place
+        )
         model = hospitals.rounds(learner, learning.flat(network), chosen.rounds)
         if dist.get_rank() == 0:
             status = {"succeeded": chosen.rounds, "federation": f"{chosen.hospitals} hospitals"}

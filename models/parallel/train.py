@@ -14,9 +14,9 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import numpy as np
 import torch
@@ -25,12 +25,13 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from models import checkpoint
+from models.federated import lesson
 from models.moe import EXPERTS
 from models.network import RISKS, Network, Said
+from models.parallel import transport
 from models.parallel.gradients import TopKConfig, TopKState, topk_hook
 from models.parallel.specialists import SplitNetwork, expert_parallel
 from models.parallel.volumes import even_sizes
-from models.training import fit
 from models.training.cache import Table
 
 
@@ -68,6 +69,10 @@ class Plan:
             raise ValueError("gradients are compressed where all ranks hold all experts")
         if self.top is not None and not self.experts:
             raise ValueError("top is of experts spread over ranks")
+
+
+_HEARD: Final = ("logits", "gate", "share", "novelty")
+"""Of what a network says, what a loss needs."""
 
 
 class _Gather(torch.autograd.Function):
@@ -111,7 +116,10 @@ class BatchSplit(nn.Module):
         super().__init__()
         self.network, self.group = network, group
         inner = network.module if isinstance(network, DistributedDataParallel) else network
-        self.register_buffer("absent_D", cast("Network", inner).absent_D, persistent=False)
+        # Batches are prepared where the rows lie, on the CPU.
+        absent = cast("Network", inner).absent_D
+        self.register_buffer("absent_D", absent.cpu(), persistent=False)
+        self._place = absent.device
         self._averaged = averaged
 
     def forward(self, signals: Tensor, minutes: Tensor, case: Tensor) -> Said:
@@ -120,19 +128,19 @@ class BatchSplit(nn.Module):
         The answer's `hidden` are those of this rank's rows alone.
         """
         if self.group is None:
-            alone: Said = self.network(signals, minutes, case)
-            return alone
+            alone: Said = self.network(*(x.to(self._place) for x in (signals, minutes, case)))
+            return replace(alone, **{name: getattr(alone, name).cpu() for name in _HEARD})
         world, rank = dist.get_world_size(self.group), dist.get_rank(self.group)
         sizes = even_sizes(len(signals), world)
         # A rank without rows runs one, which counts nowhere, so that it takes part in everything.
         start = min(sum(sizes[:rank]), len(signals) - 1)
         mine = slice(start, start + max(1, sizes[rank]))
-        said: Said = self.network(signals[mine], minutes[mine], case[mine])
+        said: Said = self.network(*(x[mine].to(self._place) for x in (signals, minutes, case)))
         part = torch.cat([said.logits, said.gate, said.share, said.novelty.unsqueeze(1)], 1)
         scale = float(world) if self._averaged else 1.0
         every = _Gather.apply(part[: sizes[rank]], sizes, self.group, scale)
         logits, gate, share, novelty = torch.split(
-            every, [len(RISKS), len(EXPERTS), len(EXPERTS), 1], 1
+            every.cpu(), [len(RISKS), len(EXPERTS), len(EXPERTS), 1], 1
         )
         return Said(logits, gate, share, novelty[:, 0], said.hidden)
 
@@ -190,7 +198,7 @@ class Stepper:
     def step(self, table: Table, at: np.ndarray[Any, np.dtype[np.int64]]) -> float:
         """Learn from some rows, the same on every rank; the loss of all of them before."""
         self._network.train()
-        loss = fit._loss(cast("Network", self._network), table, at)
+        loss = lesson.loss(cast("Network", self._network), table, at)
         self._optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         if self._split is not None:
@@ -240,6 +248,17 @@ def train(
     return stepper.whole().eval(), losses
 
 
+def joined() -> tuple[dist.ProcessGroup, torch.device]:
+    """All ranks that `torchrun` started, joined by the best way there is, and this one's device."""
+    store, rank, world = next(dist.rendezvous("env://"))  # type: ignore[attr-defined]
+    count = torch.cuda.device_count()
+    place = torch.device("cuda", dist.get_node_local_rank() % count if count else 0)
+    place = place if count else torch.device("cpu")
+    transport.open_group(store, rank, world, place)
+    assert dist.group.WORLD is not None
+    return dist.group.WORLD, place
+
+
 def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="models.parallel.train", description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="recorded sets, or rows.npz")
@@ -263,10 +282,7 @@ def main(given: Sequence[str] | None = None) -> None:
 
     chosen = _arguments(given)
     torch.set_num_threads(1)
-    group = None
-    if dist.is_torchelastic_launched():
-        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
-        group = dist.group.WORLD
+    group, place = joined() if dist.is_torchelastic_launched() else (None, torch.device("cpu"))
     leader = group is None or dist.get_rank(group) == 0
     try:
         network, version = learning.base(chosen.model, chosen.fresh)
@@ -285,10 +301,10 @@ def main(given: Sequence[str] | None = None) -> None:
             top=chosen.top,
             ratio=chosen.ratio,
         )
-        trained, losses = train(network, table, plan, group)
+        trained, losses = train(network.to(place), table, plan, group)
         if leader:
             model, _ = checkpoint.load(chosen.model or checkpoint.SHIPPED)
-            model.network = trained
+            model.network = trained.cpu()
             card = {
                 "trained": {
                     "from": version,

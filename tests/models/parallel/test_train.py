@@ -44,18 +44,16 @@ def _table(seed: int, rows: int = 123) -> Table:
     labels[rng.random(labels.shape) < 0.3] = -1
     numbers = np.arange(rows, dtype=np.int64)
     zeros = np.zeros(rows, np.int8)
-    return Table(
-        signals=signals,
-        minutes=rng.standard_normal((rows, V, E)).astype(np.float16),
-        case=rng.standard_normal((rows, F)).astype(np.float16),
-        labels=labels,
-        stay=numbers,
-        hour=numbers,
-        part=zeros,
-        source=zeros,
-        expert=rng.integers(-1, 4, rows).astype(np.int8),
-        hospital=zeros - 1,
-    )
+    given = {
+        "signals": signals,
+        "minutes": rng.standard_normal((rows, V, E)).astype(np.float16),
+        "case": rng.standard_normal((rows, F)).astype(np.float16),
+        "labels": labels,
+        "stay": numbers,
+        "hour": numbers,
+        "expert": rng.integers(-1, 4, rows).astype(np.int8),
+    }
+    return Table(**{name: given.get(name, zeros) for name in Table.__slots__})
 
 
 def _network() -> Network:
