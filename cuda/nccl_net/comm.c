@@ -234,6 +234,7 @@ static void *send_thread(void *argument) {
     struct comm *c = lane->comm;
     struct chunk chunk;
     uint8_t frame[FRAME_BYTES];
+    pthread_setname_np(pthread_self(), "vitalnet-send");
     while (take_chunk(c, &chunk)) {
         put_frame(frame, DATA, chunk.request->place, chunk.request->group, chunk.offset, chunk.total);
         if (!touch(c)) break;
@@ -274,6 +275,7 @@ static void *grants_thread(void *argument) {
     struct link *link = &c->lane[0].link;
     size_t record_bytes;
     ssize_t n;
+    pthread_setname_np(pthread_self(), "vitalnet-grant");
     while ((n = next_record(c, link, c->grant_record, &c->grant_have, &record_bytes)) >= 0) {
         const uint8_t *frame = c->grant_record + HEAD_BYTES;
         if (get(frame, 4) == BYE) {
@@ -374,6 +376,7 @@ static void *receive_thread(void *argument) {
     struct comm *c = lane->comm;
     size_t record_bytes;
     ssize_t n;
+    pthread_setname_np(pthread_self(), "vitalnet-recv");
     while ((n = next_record(c, &lane->link, lane->record, &lane->have, &record_bytes)) >= 0) {
         const uint8_t *frame = lane->record + HEAD_BYTES;
         int part;

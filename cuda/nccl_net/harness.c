@@ -238,6 +238,48 @@ static void send_many(struct side *s) {
     }
 }
 
+// -------- both ways at once, over several connections of the same two processes
+
+enum { CONNECTIONS = 3, TURNS = 20, TURN_BYTES = 150001 };
+
+static void both_ways(struct side *s, bool first) {
+    struct side in[CONNECTIONS], out[CONNECTIONS];
+    static uint8_t sent[CONNECTIONS][TURN_BYTES], got[CONNECTIONS][TURN_BYTES];
+    for (int i = 0; i < CONNECTIONS; i++) {
+        in[i] = out[i] = (struct side){.net = s->net};
+        CHECK(start_listen(&in[i]) == ncclSuccess);
+        CHECK(write(s->talk, &in[i].handle, sizeof in[i].handle) == sizeof in[i].handle);
+        CHECK(recv(s->talk, &out[i].handle, sizeof out[i].handle, MSG_WAITALL) == sizeof out[i].handle);
+    }
+    for (int i = 0; i < CONNECTIONS; i++) CHECK(try_connect(&out[i]) == ncclSuccess);
+    for (int i = 0; i < CONNECTIONS; i++) CHECK(wait_accept(&in[i]) == ncclSuccess && wait_connect(&out[i]) == ncclSuccess);
+    for (int turn = 0; turn < TURNS; turn++) {
+        void *request[CONNECTIONS][2];
+        for (int i = 0; i < CONNECTIONS; i++) {
+            uint64_t seed = (uint64_t)(turn * 2 + i * 1000);
+            void *data = got[i];
+            size_t size = TURN_BYTES;
+            int tag = turn;
+            fill(sent[i], size, seed + first);
+            CHECK(post_receive(&in[i], 1, &data, &size, &tag, NULL, &request[i][0]) == ncclSuccess);
+        }
+        for (int i = 0; i < CONNECTIONS; i++)
+            CHECK(post_send(&out[i], sent[i], TURN_BYTES, turn, NULL, &request[i][1]) == ncclSuccess);
+        for (int i = 0; i < CONNECTIONS; i++) {
+            CHECK(wait_done(&in[i], request[i][0], NULL) == ncclSuccess);
+            CHECK(wait_done(&out[i], request[i][1], NULL) == ncclSuccess);
+            CHECK(filled(got[i], TURN_BYTES, (uint64_t)(turn * 2 + i * 1000) + !first));
+        }
+    }
+    for (int i = 0; i < CONNECTIONS; i++) {
+        CHECK(s->net.v9->close_send(out[i].comm) == ncclSuccess && s->net.v9->close_recv(in[i].comm) == ncclSuccess);
+        CHECK(s->net.v9->close_listen(in[i].listener) == ncclSuccess);
+    }
+}
+
+static void receive_both_ways(struct side *s) { both_ways(s, false); }
+static void send_both_ways(struct side *s) { both_ways(s, true); }
+
 // -------- one side is killed
 
 enum { STREAM_BYTES = 300000 };
@@ -655,6 +697,7 @@ static void run(const char *what) {
         int killed;
     } cases[] = {
         {"versions mixed", {{9, 11}, .receive = receive_many, .send = send_many}, NOBODY},
+        {"both ways", {{11, 11}, .receive = receive_both_ways, .send = send_both_ways}, NOBODY},
         {"relayed", {{11, 10}, .relayed = true, .receive = receive_many, .send = send_many}, NOBODY},
         {"sender killed", {{11, 11}, .receive = receive_survives, .send = send_killed}, SENDER},
         {"receiver killed", {{11, 11}, .receive = receive_killed, .send = send_survives}, RECEIVER},
