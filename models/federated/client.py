@@ -191,15 +191,14 @@ class Client:
             (plus if self.name < name else minus).append(key)
         own = self._own
         self._shares[self.name] = own[: shamir.SHARE_BYTES], own[shamir.SHARE_BYTES :]
-        full = np.zeros(self.task.size, np.float32)
-        full[: len(values)] = values
-        numbers = self.task.numbers
+        numbers, masker = self.task.numbers, Masker(plus, minus)
         if self.task.recipe.noise and np.isfinite(values).all():
             # The fixed point has room for the noise, which is added to what was cut already.
-            np.clip(values, -self.task.clip, self.task.clip, out=full[: len(values)])
-        words = numbers.encode(full, Masker(plus, minus))
-        # Whole numbers are added to entries that were masked as zero.
-        words[len(values) :] += counts.astype(np.uint32)
+            values = np.clip(values, -self.task.clip, self.task.clip)
+        words = np.empty(self.task.size, np.uint32)
+        numbers.encode(values, masker, out=words[: len(values)])
+        words[len(values) :] = counts
+        masker(words[len(values) :])
         if self.task.recipe.noise:
             words[: len(values)] += normal_words(len(values), self.task.own_noise / numbers.step)
         return Masked(self.context, numbers.pack(words))

@@ -52,20 +52,30 @@ class FixedPoint:
         """Bytes of a vector of `size` entries on the wire."""
         return size * self.bits // 8
 
-    def encode(self, values: NDArray[np.float32], masker: Masker | None = None) -> Words:
+    def encode(
+        self,
+        values: NDArray[np.float32],
+        masker: Masker | None = None,
+        out: Words | None = None,
+    ) -> Words:
         """Whole numbers modulo 2^32 of finite values, masked in the same pass.
+
+        Args:
+            values: [entries].
+            masker: Adds masks while a block is in the cache.
+            out: Where they go, [entries]; default: new memory.
 
         Raises:
             ValueError: A value is not finite.
         """
-        if not np.isfinite(values).all():
-            raise ValueError("an update must be finite")
-        words = np.empty(len(values), np.uint32)
+        words = np.empty(len(values), np.uint32) if out is None else out
         scratch = np.empty(min(BLOCK, len(values)), np.float64)
         for start in range(0, len(values), BLOCK):
-            part = words[start : start + BLOCK]
+            part, given = words[start : start + BLOCK], values[start : start + BLOCK]
+            if not np.isfinite(given).all():
+                raise ValueError("an update must be finite")
             room = scratch[: len(part)]
-            np.multiply(values[start : start + BLOCK], 1.0 / self.step, out=room)
+            np.multiply(given, 1.0 / self.step, out=room)
             np.rint(room, out=room)
             np.clip(room, -self.most, self.most, out=room)
             part.view(np.int32)[:] = room

@@ -46,16 +46,16 @@ class Masker:
         self._room = bytearray(4 * BLOCK + 15)
 
     def __call__(self, words: Words) -> None:
-        """Mask the next `len(words)` words, BLOCK at most; all calls but the last take BLOCK."""
-        zeros = memoryview(_ZEROS)[: 4 * len(words)]
-        stream = np.frombuffer(self._room, "<u4", len(words))
-        for encryptor, add in self._streams:
-            encryptor.update_into(zeros, self._room)
-            add(words, stream, out=words)
+        """Mask the next words, however many."""
+        for start in range(0, len(words), BLOCK):
+            part = words[start : start + BLOCK]
+            zeros = memoryview(_ZEROS)[: 4 * len(part)]
+            stream = np.frombuffer(self._room, "<u4", len(part))
+            for encryptor, add in self._streams:
+                encryptor.update_into(zeros, self._room)
+                add(part, stream, out=part)
 
 
 def mask(words: Words, plus: Sequence[bytes], minus: Sequence[bytes]) -> None:
     """Add the masks of `plus` and take away those of `minus`, modulo 2^32, in place."""
-    masker = Masker(plus, minus)
-    for start in range(0, len(words), BLOCK):
-        masker(words[start : start + BLOCK])
+    Masker(plus, minus)(words)

@@ -90,19 +90,19 @@ def test_processes_of_the_command_line_end_where_plain_averaging_ends(
 def test_a_federation_without_masks_follows_pooled_training(
     few_rows: Callable[[int, int], Table],
 ) -> None:
-    """Ten rounds of balanced gradients over three sites end near ten over all their rows."""
+    """Rounds of balanced gradients over three sites end where as many over all their rows do."""
     table = few_rows(900, 5)
     sites = [table.select(rows) for rows in sites_of(table).values()]
     assert len(sites) == 3
-    plan = plan_of("test", rounds=10, share=0.5, rate=5e-3, calibrate=False)
+    plan = plan_of("test", rounds=12, share=0.5, rate=1e-2, calibrate=False)
     ends = []
     for rows in (sites, [table]):
         network, _ = learning.base(None, FRESH)
         course = train(plan, network, rows)
         assert course.counts[0] == 900
-        ends.append(auroc(network, few_rows(2000, 6))["mortality"])
-    assert min(ends) > 0.75
-    assert abs(ends[0] - ends[1]) < 0.05
+        ends.append(auroc(network, table)["mortality"])
+    assert min(ends) > 0.95
+    assert abs(ends[0] - ends[1]) < 0.01
 
 
 def test_gradients_of_stays_are_bounded_one_by_one(
