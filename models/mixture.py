@@ -127,6 +127,8 @@ def checked(ids: Tensor, share: Tensor, rows: Tensor, count: int) -> str:
             f"ids {list(ids.shape)} and shares {list(share.shape)} must be [B, K] "
             f"for rows {list(rows.shape)} [B, W]"
         )
+    if ids.dtype != torch.int64 or not share.is_floating_point():
+        return f"ids must be int64 and shares real numbers, not {ids.dtype} and {share.dtype}"
     if ids.numel() and not bool(((ids >= 0) & (ids < count)).all()):
         return f"expert {int(ids.min())} or {int(ids.max())} does not exist: there are {count}"
     if not bool(torch.isfinite(share).all()):

@@ -156,6 +156,7 @@ def _refusals(group: dist.ProcessGroup, other: dist.ProcessGroup) -> list[str]:
         (rows, ids + bad, share, bank()),
         (rows, ids, share / (0.0 if bad else 1.0) * 0.0, bank()),
         (rows, ids, torch.rand(2 if bad else 3, 1), bank()),
+        (rows, ids.float() if bad else ids, share, bank()),
         (rows, ids, share, bank(outputs=3 if bad else 2)),
         (torch.randn(3, 4) if bad else rows, ids, share, bank()),
     ]
@@ -240,14 +241,23 @@ def test_a_mistake_of_one_rank_is_told_on_every_rank(ranks: list[dict]) -> None:
     """Nobody waits for a rank that has refused."""
     mistaken, told = ranks[1]["refused"], ranks[0]["refused"]
     for part, sentence in zip(
-        ("expert 1 or 4 does not exist", "share of row 0", "must be [B, K]", "", "", "", ""),
+        (
+            "expert 1 or 4 does not exist",
+            "share of row 0",
+            "must be [B, K]",
+            "must be int64",
+            "",
+            "",
+            "",
+            "",
+        ),
         mistaken,
         strict=True,
     ):
         assert part in sentence and sentence
-    assert told[:3] == ["rank 1 was given a routing that it refused"] * 3
-    assert all("rank 1 has another mixture" in sentence for sentence in told[3:6])
-    assert told[6] == "this rank's experts lie over the ranks [0,1]; rank 1 says [0,1,2]"
+    assert told[:4] == ["rank 1 was given a routing that it refused"] * 4
+    assert all("rank 1 has another mixture" in sentence for sentence in told[4:7])
+    assert told[7] == "this rank's experts lie over the ranks [0,1]; rank 1 says [0,1,2]"
 
 
 def test_experts_of_another_rank_are_refused_without_a_group() -> None:
