@@ -22,6 +22,8 @@ from streaming.telemetry import SILENT, Telemetry
 
 BED: str = "adhoc"
 """The bed that a prediction names where no case does."""
+ANSWER_S = 10.0
+"""Longest wait for an answer: whoever asked is gone by then."""
 
 
 class Busy(RuntimeError):
@@ -36,6 +38,7 @@ class AdHoc:
         telemetry: Hears of batches.
         limit: Requests that may wait at once.
         max_wait_s: How long a request may wait for others while the device is busy.
+        answer_s: How long a request may wait for its answer.
     """
 
     def __init__(
@@ -44,8 +47,10 @@ class AdHoc:
         telemetry: Telemetry = SILENT,
         limit: int = 256,
         max_wait_s: float = 0.005,
+        answer_s: float = ANSWER_S,
     ) -> None:
         self._model = model
+        self._answer_s = answer_s
         self._assembler = Assembler(model)
         self._limit = limit
         self._failure: Exception | None = None
@@ -76,7 +81,7 @@ class AdHoc:
         Raises:
             ValueError: There is no observation.
             Busy: Too many requests wait.
-            DevicesFailed: The model failed.
+            DevicesFailed: The model failed, or hangs.
         """
         if not observations:
             raise ValueError("observations: at least one is needed")
@@ -96,7 +101,10 @@ class AdHoc:
             shard.batcher.offer(slot, length, groups, False, time.monotonic())
             # What came in the same turn of the loop goes together.
             asyncio.get_running_loop().call_soon(self._pump)
-            return await future
+            async with asyncio.timeout(self._answer_s):
+                return await future
+        except TimeoutError:
+            raise DevicesFailed("the device does not answer") from None
         finally:
             self._under_way -= 1
             self._waiting.pop(slot, None)

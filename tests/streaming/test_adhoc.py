@@ -3,6 +3,7 @@
 import asyncio
 import importlib.util
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -76,3 +77,28 @@ async def test_a_request_given_up_before_its_turn_disturbs_nobody() -> None:
     assert isinstance(answers[0], asyncio.CancelledError)
     said = [answer.inputs["hr"].v for answer in (*answers[1:], again)]  # type: ignore[union-attr]
     assert said == [61.0, 62.0, 99.0]
+
+
+async def test_a_device_that_hangs_keeps_nobody_waiting_for_ever() -> None:
+    """Requests fail after a while and leave room for others; once it goes on, it answers again."""
+    model, gate = tiny_model(), threading.Event()
+    predict = model.predict
+
+    def hang(windows: Any) -> Any:
+        gate.wait(20)
+        return predict(windows)
+
+    model.predict = hang
+    adhoc = AdHoc(model, limit=2, answer_s=0.05)
+    await adhoc.start(0)
+    try:
+        for _ in range(5):
+            with pytest.raises(DevicesFailed, match="does not answer"):
+                await adhoc.predict(None, [Observation("x", 1_000, {"hr": 60.0})])
+        gate.set()
+        adhoc._answer_s = 20.0
+        answer = await adhoc.predict(None, [Observation("x", 1_000, {"hr": 61.0})])
+    finally:
+        gate.set()
+        await adhoc.stop()
+    assert answer.inputs["hr"].v == 61.0
