@@ -1,4 +1,5 @@
-// Somebody between the two sides who sees all and changes one thing: a process that relays every link.
+// Somebody between the two sides who sees all and changes one thing: a process that relays every
+// link.
 #include <signal.h>
 #include <string.h>
 #include <unistd.h>
@@ -40,18 +41,22 @@ static bool relay(struct way *w, uint8_t *data, size_t n, bool flip) {
 
 static bool handshake(struct way *w, uint8_t *data) {
     if (!w->upward) return relay(w, data, sizeof(struct answer), w->what == FLIP_ANSWER);
-    return relay(w, data, sizeof(struct hello), w->what == FLIP_HELLO) && relay(w, data, KEY_BYTES, w->what == FLIP_CONFIRMATION);
+    return relay(w, data, sizeof(struct hello), w->what == FLIP_HELLO) &&
+           relay(w, data, KEY_BYTES, w->what == FLIP_CONFIRMATION);
 }
 
 static size_t read_record(struct way *w, uint8_t *record) {
     if (!read_all(w->from, record, HEAD_BYTES)) return 0;
     size_t sealed = record[0] | (size_t)record[1] << 8 | (size_t)record[2] << 16;
-    return read_all(w->from, record + HEAD_BYTES, sealed + TAG_BYTES) ? HEAD_BYTES + sealed + TAG_BYTES : 0;
+    return read_all(w->from, record + HEAD_BYTES, sealed + TAG_BYTES)
+               ? HEAD_BYTES + sealed + TAG_BYTES
+               : 0;
 }
 
 // Passes the record on, changed where it is its turn; false ends the link.
 static bool pass(struct way *w, int number, uint8_t *record, size_t n, uint8_t *other) {
-    if (number != FOURTH || !w->first_link || w->upward == (w->what == FLIP_GRANT)) return write_all(w->to, record, n);
+    if (number != FOURTH || !w->first_link || w->upward == (w->what == FLIP_GRANT))
+        return write_all(w->to, record, n);
     size_t next;
     switch (w->what) {
     case FLIP_RECORD:
@@ -59,7 +64,9 @@ static bool pass(struct way *w, int number, uint8_t *record, size_t n, uint8_t *
     case FLIP_LENGTH: record[0] ^= 1; return write_all(w->to, record, n);
     case REPLAY: return write_all(w->to, record, n) && write_all(w->to, record, n);
     case LEAVE_OUT: return true;
-    case SWAP: next = read_record(w, other); return next > 0 && write_all(w->to, other, next) && write_all(w->to, record, n);
+    case SWAP:
+        next = read_record(w, other);
+        return next > 0 && write_all(w->to, other, next) && write_all(w->to, record, n);
     case CUT: write_all(w->to, record, n / 2); return false;
     case END: return false;
     default: return write_all(w->to, record, n);
@@ -96,7 +103,8 @@ static void serve(int listener, struct sockaddr_in to, enum meddling what) {
 }
 
 int between_start(struct handle *handle, enum meddling what) {
-    struct sockaddr_in to, mine = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    struct sockaddr_in to,
+        mine = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     socklen_t n = sizeof mine;
     memcpy(&to, &handle->address, sizeof to);
     int listener = socket(AF_INET, SOCK_STREAM, 0);

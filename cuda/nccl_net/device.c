@@ -1,4 +1,5 @@
-// Which network interfaces there are, and settings from the environment, which is all that NCCL lets reach a plug-in.
+// Which network interfaces there are, and settings from the environment, which is all that NCCL
+// lets reach a plug-in.
 #include <arpa/inet.h>
 #include <ifaddrs.h>
 #include <net/if.h>
@@ -37,7 +38,8 @@ static int speed_of(const char *name) {
 }
 
 static bool usable(const struct ifaddrs *one, const char *wanted) {
-    if (one->ifa_addr == NULL || !(one->ifa_flags & IFF_UP) || !(one->ifa_flags & IFF_RUNNING)) return false;
+    if (one->ifa_addr == NULL || !(one->ifa_flags & IFF_UP) || !(one->ifa_flags & IFF_RUNNING))
+        return false;
     if (wanted != NULL && *wanted != 0) {
         if (strncmp(one->ifa_name, wanted, strlen(wanted)) != 0) return false;
     } else if ((one->ifa_flags & IFF_LOOPBACK) || strncmp(one->ifa_name, "docker", 6) == 0) {
@@ -61,15 +63,18 @@ static void add(const struct ifaddrs *one) {
     memset(d, 0, sizeof *d);
     snprintf(d->name, sizeof d->name, "%s", one->ifa_name);
     memcpy(&d->address, one->ifa_addr,
-           one->ifa_addr->sa_family == AF_INET ? sizeof(struct sockaddr_in) : sizeof(struct sockaddr_in6));
+           one->ifa_addr->sa_family == AF_INET ? sizeof(struct sockaddr_in)
+                                               : sizeof(struct sockaddr_in6));
     d->speed = speed_of(d->name);
     char path[128], real[4096];
     snprintf(path, sizeof path, "/sys/class/net/%s/device", d->name);
-    if (realpath(path, real) != NULL && strlen(real) < sizeof d->pci_path) strcpy(d->pci_path, real);
+    if (realpath(path, real) != NULL && strlen(real) < sizeof d->pci_path)
+        strcpy(d->pci_path, real);
     device_count++;
 }
 
-// Devices are the interfaces that are up: all but loopback, or those whose name begins as VITALSTREAM_NET_INTERFACE says.
+// Devices are the interfaces that are up: all but loopback, or those whose name begins as
+// VITALSTREAM_NET_INTERFACE says.
 static ncclResult_t look(void) {
     struct ifaddrs *all;
     if (getifaddrs(&all) != 0) return ncclSystemError;
@@ -78,7 +83,8 @@ static ncclResult_t look(void) {
         if (usable(one, wanted)) add(one);
     freeifaddrs(all);
     if (device_count == 0) {
-        WARN("no network interface is up%s%s", wanted && *wanted ? " whose name begins with " : "", wanted ? wanted : "");
+        WARN("no network interface is up%s%s", wanted && *wanted ? " whose name begins with " : "",
+             wanted ? wanted : "");
         return ncclSystemError;
     }
     return ncclSuccess;

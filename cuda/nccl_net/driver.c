@@ -1,5 +1,6 @@
-// A stand-in for the CUDA driver on a machine without one. Its device memory can only be reached by its copies: any other
-// access is a fault, as on a real device. It proves that the plug-in keeps to copies, and nothing about speed.
+// A stand-in for the CUDA driver on a machine without one. Its device memory can only be reached by
+// its copies: any other access is a fault, as on a real device. It proves that the plug-in keeps to
+// copies, and nothing about speed.
 #include <stdint.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -35,10 +36,14 @@ static uint8_t *find(uint64_t address, size_t n) {
 
 EXPORT int cuInit(unsigned flags) { return (int)flags; }
 EXPORT int cuDeviceGetCount(int *count) { return *count = 1, 0; }
-EXPORT int cuDeviceGetAttribute(int *value, int attribute, int device) { return *value = attribute == 124 && device == 0, 0; }
+EXPORT int cuDeviceGetAttribute(int *value, int attribute, int device) {
+    return *value = attribute == 124 && device == 0, 0;
+}
 EXPORT int cuCtxGetCurrent(void **to) { return *to = context, 0; }
 EXPORT int cuCtxSetCurrent(void *to) { return context = to, 0; }
-EXPORT int cuStreamCreate(void **stream, unsigned flags) { return *stream = (void *)(uintptr_t)(16 + flags), 0; }
+EXPORT int cuStreamCreate(void **stream, unsigned flags) {
+    return *stream = (void *)(uintptr_t)(16 + flags), 0;
+}
 EXPORT int cuStreamDestroy_v2(void *stream) { return stream == NULL; }
 EXPORT int cuStreamSynchronize(void *stream) { return stream == NULL; }
 EXPORT int cuThreadExchangeStreamCaptureMode(int *mode) { return *mode = 0, 0; }

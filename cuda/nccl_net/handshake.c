@@ -1,31 +1,28 @@
 // The handshake of one link, three messages:
 //
-//   connector -> listener   hello: the listener's token, connection, which link of how many, nonce, public key
-//   listener  -> connector  answer: nonce, public key, confirmation over hello and answer
-//   connector -> listener   confirmation over the same
+//   connector -> listener   hello: the listener's token, connection, which link of how many, nonce,
+//   public key listener  -> connector  answer: nonce, public key, confirmation over hello and
+//   answer connector -> listener   confirmation over the same
 //
-// Each side proves that it has the shared secret and that it is alive now: its confirmation depends on the other's nonce.
+// Each side proves that it has the shared secret and that it is alive now: its confirmation depends
+// on the other's nonce.
 #include <errno.h>
 #include <openssl/crypto.h>
 #include <openssl/rand.h>
 #include <poll.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "net.h"
 
 static const uint8_t MAGIC[8] = {'V', 'S', 'N', 'E', 'T', '0', '1', '\n'};
-_Static_assert(sizeof(struct hello) == 112 && sizeof(struct answer) == 104, "messages have no padding");
+_Static_assert(sizeof(struct hello) == 112 && sizeof(struct answer) == 104,
+               "messages have no padding");
 
-static int64_t now_ms(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
-}
-
-// Sends or receives all of n bytes on a socket that does not block; false past the deadline, on its end or on cancel.
-static bool transfer(int fd, void *data, size_t n, bool sending, int64_t deadline_ms, atomic_bool *cancel) {
+// Sends or receives all of n bytes on a socket that does not block; false past the deadline, on its
+// end or on cancel.
+static bool transfer(int fd, void *data, size_t n, bool sending, int64_t deadline_ms,
+                     atomic_bool *cancel) {
     for (size_t done = 0; done < n;) {
         ssize_t got = sending ? send(fd, (uint8_t *)data + done, n - done, MSG_NOSIGNAL)
                               : recv(fd, (uint8_t *)data + done, n - done, 0);
@@ -35,7 +32,7 @@ static bool transfer(int fd, void *data, size_t n, bool sending, int64_t deadlin
         }
         if (got == 0 || (errno != EAGAIN && errno != EINTR)) return false;
         struct pollfd wait = {.fd = fd, .events = sending ? POLLOUT : POLLIN};
-        if (atomic_load(cancel) || now_ms() > deadline_ms) return false;
+        if (atomic_load(cancel) || net_now_ms() > deadline_ms) return false;
         poll(&wait, 1, 50);
     }
     return true;
@@ -55,8 +52,8 @@ void link_close(struct link *link) {
     link->fd = -1;
 }
 
-static bool derive(const struct hello *hello, const struct answer *answer, struct ephemeral *mine, const uint8_t *peer,
-                   struct schedule *schedule) {
+static bool derive(const struct hello *hello, const struct answer *answer, struct ephemeral *mine,
+                   const uint8_t *peer, struct schedule *schedule) {
     uint8_t said[sizeof *hello + CONFIRMED_BYTES];
     memcpy(said, hello, sizeof *hello);
     memcpy(said + sizeof *hello, answer, CONFIRMED_BYTES);
@@ -64,13 +61,14 @@ static bool derive(const struct hello *hello, const struct answer *answer, struc
 }
 
 // The connector's side of one link; takes the socket, which must not block, whatever comes out.
-ncclResult_t handshake_connect(struct link *link, int fd, const uint8_t token[16], const uint8_t connection[16], int index,
-                               int count, atomic_bool *cancel) {
+ncclResult_t handshake_connect(struct link *link, int fd, const uint8_t token[16],
+                               const uint8_t connection[16], int index, int count,
+                               atomic_bool *cancel) {
     struct hello hello = {.index = (uint8_t)index, .count = (uint8_t)count};
     struct answer answer;
     struct schedule schedule = {0};
     struct ephemeral mine = {0};
-    int64_t deadline_ms = now_ms() + HANDSHAKE_MS;
+    int64_t deadline_ms = net_now_ms() + HANDSHAKE_MS;
     ncclResult_t result = ncclRemoteError;
     memset(link, 0, sizeof *link);
     link->fd = fd;
@@ -101,10 +99,11 @@ ncclResult_t handshake_connect(struct link *link, int fd, const uint8_t token[16
     return result;
 }
 
-// Whether a hello is one of ours and meant for this listener: a stray or hostile caller does not know the token.
+// Whether a hello is one of ours and meant for this listener: a stray or hostile caller does not
+// know the token.
 bool hello_make_sense(const struct hello *hello, const uint8_t token[16]) {
-    return memcmp(hello->magic, MAGIC, 8) == 0 && same_bytes(hello->token, token, 16) && hello->count >= 1 &&
-           hello->count <= MAX_LINKS && hello->index < hello->count;
+    return memcmp(hello->magic, MAGIC, 8) == 0 && same_bytes(hello->token, token, 16) &&
+           hello->count >= 1 && hello->count <= MAX_LINKS && hello->index < hello->count;
 }
 
 // The listener's answer to a hello, and the keys that hold once the connector has confirmed.

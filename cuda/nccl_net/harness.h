@@ -7,12 +7,12 @@
 
 #include "net.h"
 
-#define CHECK(condition)                                                                                               \
-    do {                                                                                                               \
-        if (!(condition)) {                                                                                            \
-            fprintf(stderr, "%s:%d: not so: %s\n", __FILE__, __LINE__, #condition);                                    \
-            exit(1);                                                                                                   \
-        }                                                                                                              \
+#define CHECK(condition)                                                                           \
+    do {                                                                                           \
+        if (!(condition)) {                                                                        \
+            fprintf(stderr, "%s:%d: not so: %s\n", __FILE__, __LINE__, #condition);                \
+            exit(1);                                                                               \
+        }                                                                                          \
     } while (0)
 
 enum { PATIENCE_MS = 30000 };
@@ -57,13 +57,64 @@ ncclResult_t try_accept(struct side *s);
 ncclResult_t wait_connect(struct side *s);
 ncclResult_t wait_accept(struct side *s);
 ncclResult_t post_send(struct side *s, void *data, size_t size, int tag, void *mr, void **request);
-ncclResult_t post_receive(struct side *s, int n, void **data, size_t *sizes, int *tags, void **mrs, void **request);
+ncclResult_t post_receive(struct side *s, int n, void **data, size_t *sizes, int *tags, void **mrs,
+                          void **request);
 ncclResult_t wait_done(struct side *s, void *request, int *sizes);
 void close_side(struct side *s, bool sends);
 
+void tell(struct side *s);
+void hear(struct side *s);
+void *registered(struct side *s, void *data, size_t size);
+void deregister(struct side *s, void *mr);
+
+// -------- cases_traffic.c and cases_failure.c: what a side does
+extern bool large;
+void listen_only(struct side *s);
+void no_comm(struct side *s);
+void receive_both_ways(struct side *s);
+void receive_device(struct side *s);
+void receive_dma_buf(struct side *s);
+void receive_killed(struct side *s);
+void receive_many(struct side *s);
+void receive_misuse(struct side *s);
+void receive_sizes(struct side *s);
+void receive_stands_still(struct side *s);
+void receive_survives(struct side *s);
+void receive_until_failure(struct side *s);
+void refused_accept(struct side *s);
+void refused_and_tell(struct side *s);
+void refused_connect(struct side *s);
+void refused_late(struct side *s);
+void send_both_ways(struct side *s);
+void send_device(struct side *s);
+void send_dma_buf(struct side *s);
+void send_killed(struct side *s);
+void send_many(struct side *s);
+void send_misuse(struct side *s);
+void send_sizes(struct side *s);
+void send_stands_still(struct side *s);
+void send_survives(struct side *s);
+void send_until_failure(struct side *s);
+void stranger_answers(struct side *s);
+void strangers_call(struct side *s);
+
 // -------- between.c: somebody between the two sides
-enum meddling { RELAY, FLIP_HELLO, FLIP_ANSWER, FLIP_CONFIRMATION, FLIP_RECORD, FLIP_LENGTH, REPLAY, LEAVE_OUT, SWAP, CUT, END, FLIP_GRANT };
-int between_start(struct handle *handle, enum meddling what); // changes the handle; returns the process
+enum meddling {
+    RELAY,
+    FLIP_HELLO,
+    FLIP_ANSWER,
+    FLIP_CONFIRMATION,
+    FLIP_RECORD,
+    FLIP_LENGTH,
+    REPLAY,
+    LEAVE_OUT,
+    SWAP,
+    CUT,
+    END,
+    FLIP_GRANT
+};
+int between_start(struct handle *handle,
+                  enum meddling what); // changes the handle; returns the process
 
 // -------- speed.c
 void speed_run(const char *plugin, size_t bytes, int messages, int rounds);

@@ -1,8 +1,9 @@
 // Keys: the shared secret from its file, one key schedule for each link, records under AES-256-GCM.
 //
-// A link's keys come from an X25519 agreement of two fresh key pairs and the shared secret, bound to all that was said
-// before (HKDF-SHA256, RFC 5869). So traffic recorded today stays closed when the shared secret leaks tomorrow, and
-// nobody without the secret can answer. Both directions of each link have keys of their own; nonces count records.
+// A link's keys come from an X25519 agreement of two fresh key pairs and the shared secret, bound
+// to all that was said before (HKDF-SHA256, RFC 5869). So traffic recorded today stays closed when
+// the shared secret leaks tomorrow, and nobody without the secret can answer. Both directions of
+// each link have keys of their own; nonces count records.
 #include <errno.h>
 #include <openssl/crypto.h>
 #include <openssl/hmac.h>
@@ -17,7 +18,8 @@ static pthread_mutex_t key_lock = PTHREAD_MUTEX_INITIALIZER;
 static uint8_t shared_key[KEY_BYTES];
 static bool key_known;
 
-static bool hmac(const uint8_t *key, size_t key_bytes, const void *data, size_t n, uint8_t out[32]) {
+static bool hmac(const uint8_t *key, size_t key_bytes, const void *data, size_t n,
+                 uint8_t out[32]) {
     return HMAC(EVP_sha256(), key, (int)key_bytes, data, n, out, NULL) != NULL;
 }
 
@@ -32,7 +34,8 @@ static bool expand(const uint8_t prk[32], const char *label, uint8_t out[32]) {
 
 ncclResult_t key_load(const char *path) {
     if (path == NULL || *path == 0) {
-        WARN("no key: VITALSTREAM_NET_KEY_FILE names no file, so nothing is encrypted here and NCCL goes on without this plug-in");
+        WARN("no key: VITALSTREAM_NET_KEY_FILE names no file, so nothing is encrypted here and "
+             "NCCL goes on without this plug-in");
         return ncclSystemError;
     }
     FILE *file = fopen(path, "re");
@@ -49,9 +52,13 @@ ncclResult_t key_load(const char *path) {
     while (n > 0 && (text[n - 1] == '\n' || text[n - 1] == '\r' || text[n - 1] == ' ')) n--;
     ncclResult_t result = ncclSystemError;
     static const char salt[] = "vitalstream net key 1";
-    if (!whole) WARN("key file %s cannot be read", path);
-    else if (about.st_mode & 077) WARN("key file %s is open to others (mode %o): chmod 600 it", path, about.st_mode & 0777u);
-    else if (n < 32) WARN("key file %s holds %zu bytes, fewer than 32: make one by openssl rand -hex 32", path, n);
+    if (!whole)
+        WARN("key file %s cannot be read", path);
+    else if (about.st_mode & 077)
+        WARN("key file %s is open to others (mode %o): chmod 600 it", path, about.st_mode & 0777u);
+    else if (n < 32)
+        WARN("key file %s holds %zu bytes, fewer than 32: make one by openssl rand -hex 32", path,
+             n);
     else {
         pthread_mutex_lock(&key_lock);
         key_known = hmac((const uint8_t *)salt, sizeof salt - 1, text, n, shared_key);
@@ -62,7 +69,9 @@ ncclResult_t key_load(const char *path) {
     return result;
 }
 
-bool same_bytes(const uint8_t *a, const uint8_t *b, size_t n) { return CRYPTO_memcmp(a, b, n) == 0; }
+bool same_bytes(const uint8_t *a, const uint8_t *b, size_t n) {
+    return CRYPTO_memcmp(a, b, n) == 0;
+}
 
 bool ephemeral_make(struct ephemeral *e) {
     size_t n = sizeof e->public_key;
@@ -80,14 +89,16 @@ static bool agree(EVP_PKEY *mine, const uint8_t peer[32], uint8_t secret[32]) {
     EVP_PKEY_CTX *context = EVP_PKEY_CTX_new(mine, NULL);
     size_t n = 32;
     // OpenSSL refuses a peer's key of low order, whose secret would be all zero.
-    bool good = theirs && context && EVP_PKEY_derive_init(context) == 1 && EVP_PKEY_derive_set_peer(context, theirs) == 1 &&
+    bool good = theirs && context && EVP_PKEY_derive_init(context) == 1 &&
+                EVP_PKEY_derive_set_peer(context, theirs) == 1 &&
                 EVP_PKEY_derive(context, secret, &n) == 1 && n == 32;
     EVP_PKEY_CTX_free(context);
     EVP_PKEY_free(theirs);
     return good;
 }
 
-bool schedule_derive(struct schedule *s, struct ephemeral *mine, const uint8_t peer[32], const uint8_t *transcript, size_t n) {
+bool schedule_derive(struct schedule *s, struct ephemeral *mine, const uint8_t peer[32],
+                     const uint8_t *transcript, size_t n) {
     uint8_t salt[32], input[64], prk[32], mac_key[2][32];
     bool good = agree(mine->pair, peer, input);
     pthread_mutex_lock(&key_lock);
@@ -95,9 +106,12 @@ bool schedule_derive(struct schedule *s, struct ephemeral *mine, const uint8_t p
     memcpy(input + 32, shared_key, KEY_BYTES);
     pthread_mutex_unlock(&key_lock);
     good = good && SHA256(transcript, n, salt) && hmac(salt, 32, input, 64, prk) &&
-           expand(prk, "listener confirms", mac_key[0]) && expand(prk, "connector confirms", mac_key[1]) &&
-           hmac(mac_key[0], 32, salt, 32, s->confirm_listener) && hmac(mac_key[1], 32, salt, 32, s->confirm_connector) &&
-           expand(prk, "records to listener", s->to_listener) && expand(prk, "records to connector", s->to_connector);
+           expand(prk, "listener confirms", mac_key[0]) &&
+           expand(prk, "connector confirms", mac_key[1]) &&
+           hmac(mac_key[0], 32, salt, 32, s->confirm_listener) &&
+           hmac(mac_key[1], 32, salt, 32, s->confirm_connector) &&
+           expand(prk, "records to listener", s->to_listener) &&
+           expand(prk, "records to connector", s->to_connector);
     OPENSSL_cleanse(input, sizeof input);
     OPENSSL_cleanse(prk, sizeof prk);
     OPENSSL_cleanse(mac_key, sizeof mac_key);
@@ -123,8 +137,8 @@ void sealer_close(struct sealer *s) {
     OPENSSL_cleanse(s->key, sizeof s->key);
 }
 
-// Nonces are a record's number, which never repeats under a key, and which of the record's two seals it is. Both sides
-// count, so a record that is repeated, left out or moved does not open.
+// Nonces are a record's number, which never repeats under a key, and which of the record's two
+// seals it is. Both sides count, so a record that is repeated, left out or moved does not open.
 enum seal { HEAD = 1, BODY = 2 };
 
 static bool nonce_set(struct sealer *s, enum seal which) {
@@ -142,17 +156,21 @@ static bool nonce_set(struct sealer *s, enum seal which) {
                     : EVP_EncryptInit_ex(s->cipher, NULL, NULL, NULL, nonce) == 1;
 }
 
-// Writes head (length, and a tag of its own over it), sealed frame and body, tag; returns the bytes written, 0 where the
-// cipher failed.
-size_t record_seal(struct sealer *s, uint8_t *record, const uint8_t frame[FRAME_BYTES], const uint8_t *body, size_t n) {
+// Writes head (length, and a tag of its own over it), sealed frame and body, tag; returns the bytes
+// written, 0 where the cipher failed.
+size_t record_seal(struct sealer *s, uint8_t *record, const uint8_t frame[FRAME_BYTES],
+                   const uint8_t *body, size_t n) {
     uint8_t *at = record + HEAD_BYTES;
     int wrote;
     for (int i = 0; i < LENGTH_BYTES; i++) record[i] = (uint8_t)((FRAME_BYTES + n) >> (8 * i));
-    if (!nonce_set(s, HEAD) || EVP_EncryptUpdate(s->cipher, NULL, &wrote, record, LENGTH_BYTES) != 1 ||
+    if (!nonce_set(s, HEAD) ||
+        EVP_EncryptUpdate(s->cipher, NULL, &wrote, record, LENGTH_BYTES) != 1 ||
         EVP_EncryptFinal_ex(s->cipher, at, &wrote) != 1 ||
-        EVP_CIPHER_CTX_ctrl(s->cipher, EVP_CTRL_AEAD_GET_TAG, CHECK_BYTES, record + LENGTH_BYTES) != 1)
+        EVP_CIPHER_CTX_ctrl(s->cipher, EVP_CTRL_AEAD_GET_TAG, CHECK_BYTES, record + LENGTH_BYTES) !=
+            1)
         return 0;
-    if (!nonce_set(s, BODY) || EVP_EncryptUpdate(s->cipher, NULL, &wrote, record, LENGTH_BYTES) != 1 ||
+    if (!nonce_set(s, BODY) ||
+        EVP_EncryptUpdate(s->cipher, NULL, &wrote, record, LENGTH_BYTES) != 1 ||
         EVP_EncryptUpdate(s->cipher, at, &wrote, frame, FRAME_BYTES) != 1 ||
         (n > 0 && EVP_EncryptUpdate(s->cipher, at + FRAME_BYTES, &wrote, body, (int)n) != 1))
         return 0;
@@ -163,13 +181,14 @@ size_t record_seal(struct sealer *s, uint8_t *record, const uint8_t frame[FRAME_
     return HEAD_BYTES + FRAME_BYTES + n + TAG_BYTES;
 }
 
-// The sealed bytes that follow the head, once it has proved true; 0 where it has not. Without that, a changed length
-// would be waited for.
+// The sealed bytes that follow the head, once it has proved true; 0 where it has not. Without that,
+// a changed length would be waited for.
 size_t head_open(struct sealer *s, const uint8_t *record) {
     uint8_t check[CHECK_BYTES], nothing[16];
     int wrote;
     memcpy(check, record + LENGTH_BYTES, CHECK_BYTES);
-    if (!nonce_set(s, HEAD) || EVP_DecryptUpdate(s->cipher, NULL, &wrote, record, LENGTH_BYTES) != 1 ||
+    if (!nonce_set(s, HEAD) ||
+        EVP_DecryptUpdate(s->cipher, NULL, &wrote, record, LENGTH_BYTES) != 1 ||
         EVP_CIPHER_CTX_ctrl(s->cipher, EVP_CTRL_AEAD_SET_TAG, CHECK_BYTES, check) != 1 ||
         EVP_DecryptFinal_ex(s->cipher, nothing, &wrote) != 1)
         return 0;
@@ -178,11 +197,13 @@ size_t head_open(struct sealer *s, const uint8_t *record) {
     return sealed >= FRAME_BYTES && sealed <= FRAME_BYTES + CHUNK_BYTES ? sealed : 0;
 }
 
-// Opens a record in place, after its head; what it held is only to be looked at where this returns true.
+// Opens a record in place, after its head; what it held is only to be looked at where this returns
+// true.
 bool record_open(struct sealer *s, uint8_t *record, size_t sealed) {
     uint8_t *at = record + HEAD_BYTES;
     int wrote;
-    return nonce_set(s, BODY) && EVP_DecryptUpdate(s->cipher, NULL, &wrote, record, LENGTH_BYTES) == 1 &&
+    return nonce_set(s, BODY) &&
+           EVP_DecryptUpdate(s->cipher, NULL, &wrote, record, LENGTH_BYTES) == 1 &&
            EVP_DecryptUpdate(s->cipher, at, &wrote, at, (int)sealed) == 1 &&
            EVP_CIPHER_CTX_ctrl(s->cipher, EVP_CTRL_AEAD_SET_TAG, TAG_BYTES, at + sealed) == 1 &&
            EVP_DecryptFinal_ex(s->cipher, at + sealed, &wrote) == 1;

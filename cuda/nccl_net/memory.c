@@ -1,8 +1,9 @@
-// Buffers: host memory as it is, device memory by the CUDA driver's copies, dma-bufs that the processor may map.
+// Buffers: host memory as it is, device memory by the CUDA driver's copies, dma-bufs that the
+// processor may map.
 //
-// Device memory is offered where VITALSTREAM_NET_CUDA=1 and libcuda.so.1 is there; otherwise NCCL brings everything into
-// host memory by itself. Copies go through a stream of their own that waits for no other: NCCL's kernels run meanwhile
-// and wait for what these copies bring.
+// Device memory is offered where VITALSTREAM_NET_CUDA=1 and libcuda.so.1 is there; otherwise NCCL
+// brings everything into host memory by itself. Copies go through a stream of their own that waits
+// for no other: NCCL's kernels run meanwhile and wait for what these copies bring.
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -71,7 +72,8 @@ static void load(void) {
         return;
     }
     types |= NCCL_PTR_CUDA;
-    if (cuda.device_attribute(&dma_buf, ATTRIBUTE_DMA_BUF, 0) == 0 && dma_buf) types |= NCCL_PTR_DMABUF;
+    if (cuda.device_attribute(&dma_buf, ATTRIBUTE_DMA_BUF, 0) == 0 && dma_buf)
+        types |= NCCL_PTR_DMABUF;
 }
 
 int memory_types(void) {
@@ -103,21 +105,26 @@ ncclResult_t memory_register(void *data, size_t size, int type, struct memory **
     return result;
 }
 
-// A dma-buf of device memory that CUDA can copy is copied, for a processor reads over PCIe one word at a time. Without
-// CUDA it is mapped, where its exporter lets the processor do that.
-ncclResult_t memory_register_dma_buf(void *data, size_t size, int type, uint64_t offset, int fd, struct memory **mr) {
+// A dma-buf of device memory that CUDA can copy is copied, for a processor reads over PCIe one word
+// at a time. Without CUDA it is mapped, where its exporter lets the processor do that.
+ncclResult_t memory_register_dma_buf(void *data, size_t size, int type, uint64_t offset, int fd,
+                                     struct memory **mr) {
     *mr = NULL;
     struct stat about;
     if (fd < 0 || fstat(fd, &about) != 0) {
         WARN("a dma-buf was registered without its file");
         return ncclInvalidUsage;
     }
-    if (type == NCCL_PTR_CUDA && (memory_types() & NCCL_PTR_CUDA)) return memory_register(data, size, type, mr);
+    if (type == NCCL_PTR_CUDA && (memory_types() & NCCL_PTR_CUDA))
+        return memory_register(data, size, type, mr);
     long page = sysconf(_SC_PAGESIZE);
     size_t skip = offset % (size_t)page, bytes = size + skip;
-    void *mapped = size == 0 ? MAP_FAILED : mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, (off_t)(offset - skip));
+    void *mapped = size == 0 ? MAP_FAILED
+                             : mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd,
+                                    (off_t)(offset - skip));
     if (mapped == MAP_FAILED) {
-        WARN("the processor cannot map this dma-buf: %s", size == 0 ? "it is empty" : strerror(errno));
+        WARN("the processor cannot map this dma-buf: %s",
+             size == 0 ? "it is empty" : strerror(errno));
         return ncclInvalidUsage;
     }
     ncclResult_t result = make(data, size, type, mr);
@@ -150,7 +157,8 @@ void memory_thread_ends(void) {
 static bool enter(void *context) {
     if (thread_context == context) return true;
     memory_thread_ends();
-    int mode = CAPTURE_RELAXED; // a graph that NCCL's caller records is none of this thread's business
+    int mode =
+        CAPTURE_RELAXED; // a graph that NCCL's caller records is none of this thread's business
     if (cuda.context_set(context) != 0 || cuda.capture_mode(&mode) != 0 ||
         cuda.stream_create(&thread_stream, STREAM_NON_BLOCKING) != 0)
         return false;
@@ -159,7 +167,8 @@ static bool enter(void *context) {
 }
 
 static uint8_t *in_map(const struct memory *mr, const uint8_t *address, size_t n) {
-    if (address < mr->start || n > mr->size || (size_t)(address - mr->start) > mr->size - n) return NULL;
+    if (address < mr->start || n > mr->size || (size_t)(address - mr->start) > mr->size - n)
+        return NULL;
     return mr->mapped + mr->map_skip + (address - mr->start);
 }
 
@@ -169,7 +178,8 @@ static bool sync_map(const struct memory *mr, uint64_t flags) {
     return ioctl(mr->fd, DMA_BUF_IOCTL_SYNC, &sync) == 0 || errno == ENOTTY;
 }
 
-// Where n bytes can be read by the processor: in place, or in the staging memory into which they were copied.
+// Where n bytes can be read by the processor: in place, or in the staging memory into which they
+// were copied.
 const uint8_t *memory_read(struct memory *mr, const uint8_t *from, size_t n, uint8_t *staging) {
     if (mr != NULL && mr->mapped != NULL) {
         const uint8_t *mapped = in_map(mr, from, n);
@@ -179,7 +189,8 @@ const uint8_t *memory_read(struct memory *mr, const uint8_t *from, size_t n, uin
     }
     if (n == 0) return staging;
     if (mr == NULL || mr->type == NCCL_PTR_HOST) return from;
-    bool good = enter(mr->cuda_context) && cuda.to_host(staging, (uint64_t)(uintptr_t)from, n, thread_stream) == 0 &&
+    bool good = enter(mr->cuda_context) &&
+                cuda.to_host(staging, (uint64_t)(uintptr_t)from, n, thread_stream) == 0 &&
                 cuda.stream_wait(thread_stream) == 0;
     return good ? staging : NULL;
 }
@@ -196,6 +207,7 @@ bool memory_write(struct memory *mr, uint8_t *to, const uint8_t *from, size_t n)
         memcpy(to, from, n);
         return true;
     }
-    return enter(mr->cuda_context) && cuda.to_device((uint64_t)(uintptr_t)to, from, n, thread_stream) == 0 &&
+    return enter(mr->cuda_context) &&
+           cuda.to_device((uint64_t)(uintptr_t)to, from, n, thread_stream) == 0 &&
            cuda.stream_wait(thread_stream) == 0;
 }

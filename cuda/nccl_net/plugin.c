@@ -1,5 +1,5 @@
-// The tables that NCCL looks up: ncclNetPlugin_v9, _v10 and _v11. Thin: each entry hands over to connect.c, comm.c or
-// memory.c; versions differ in what init, connect, isend and irecv are given.
+// The tables that NCCL looks up: ncclNetPlugin_v9, _v10 and _v11. Thin: each entry hands over to
+// connect.c, comm.c or memory.c; versions differ in what init, connect, isend and irecv are given.
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
@@ -50,7 +50,8 @@ static ncclResult_t reg_mr(void *comm, void *data, size_t size, int type, void *
     return memory_register(data, size, type, (struct memory **)mr);
 }
 
-static ncclResult_t reg_mr_dma_buf(void *comm, void *data, size_t size, int type, uint64_t offset, int fd, void **mr) {
+static ncclResult_t reg_mr_dma_buf(void *comm, void *data, size_t size, int type, uint64_t offset,
+                                   int fd, void **mr) {
     (void)comm;
     return memory_register_dma_buf(data, size, type, offset, fd, (struct memory **)mr);
 }
@@ -66,12 +67,14 @@ static ncclResult_t accept_comm(void *listener, void **comm, void **device_handl
     return net_accept(listener, comm);
 }
 
-static ncclResult_t isend(void *comm, void *data, size_t size, int tag, void *mr, void *event, void **request) {
+static ncclResult_t isend(void *comm, void *data, size_t size, int tag, void *mr, void *event,
+                          void **request) {
     (void)event;
     return comm_isend(comm, data, size, tag, mr, request);
 }
 
-static ncclResult_t irecv(void *comm, int n, void **data, size_t *sizes, int *tags, void **mrs, void **events, void **request) {
+static ncclResult_t irecv(void *comm, int n, void **data, size_t *sizes, int *tags, void **mrs,
+                          void **events, void **request) {
     (void)events;
     return comm_irecv(comm, n, data, sizes, tags, (struct memory **)mrs, request);
 }
@@ -85,18 +88,22 @@ static ncclResult_t close_comm(void *comm) { return comm_close(comm); }
 
 // -------- version 9
 
-static ncclResult_t listen_9(int device, void *handle, void **listener) { return net_listen(device, handle, -1, listener); }
+static ncclResult_t listen_9(int device, void *handle, void **listener) {
+    return net_listen(device, handle, -1, listener);
+}
 
 static ncclResult_t connect_9(int device, void *handle, void **comm, void **device_handle) {
     (void)device_handle;
     return net_connect(device, handle, -1, comm);
 }
 
-static ncclResult_t isend_9(void *comm, void *data, size_t size, int tag, void *mr, void **request) {
+static ncclResult_t isend_9(void *comm, void *data, size_t size, int tag, void *mr,
+                            void **request) {
     return comm_isend(comm, data, size, tag, mr, request);
 }
 
-static ncclResult_t irecv_9(void *comm, int n, void **data, size_t *sizes, int *tags, void **mrs, void **request) {
+static ncclResult_t irecv_9(void *comm, int n, void **data, size_t *sizes, int *tags, void **mrs,
+                            void **request) {
     return comm_irecv(comm, n, data, sizes, tags, (struct memory **)mrs, request);
 }
 
@@ -107,7 +114,8 @@ static ncclResult_t init_10(log_function log, profiler_function profiler) {
     return begin(log);
 }
 
-static ncclResult_t connect_10(int device, net_config *config, void *handle, void **comm, void **device_handle) {
+static ncclResult_t connect_10(int device, net_config *config, void *handle, void **comm,
+                               void **device_handle) {
     (void)device_handle;
     return net_connect(device, handle, config ? config->traffic_class : -1, comm);
 }
@@ -118,7 +126,8 @@ struct context {
     int traffic_class;
 };
 
-static ncclResult_t init_11(void **context, uint64_t comm_id, net_config *config, log_function log, profiler_function profiler) {
+static ncclResult_t init_11(void **context, uint64_t comm_id, net_config *config, log_function log,
+                            profiler_function profiler) {
     (void)comm_id, (void)profiler;
     *context = NULL;
     ncclResult_t result = begin(log);
@@ -130,13 +139,16 @@ static ncclResult_t init_11(void **context, uint64_t comm_id, net_config *config
     return ncclSuccess;
 }
 
-static int traffic_class(const struct context *context) { return context ? context->traffic_class : -1; }
+static int traffic_class(const struct context *context) {
+    return context ? context->traffic_class : -1;
+}
 
 static ncclResult_t listen_11(void *context, int device, void *handle, void **listener) {
     return net_listen(device, handle, traffic_class(context), listener);
 }
 
-static ncclResult_t connect_11(void *context, int device, void *handle, void **comm, void **device_handle) {
+static ncclResult_t connect_11(void *context, int device, void *handle, void **comm,
+                               void **device_handle) {
     (void)device_handle;
     return net_connect(device, handle, traffic_class(context), comm);
 }
@@ -147,16 +159,18 @@ static ncclResult_t finalize_11(void *context) {
 }
 
 static ncclResult_t set_attributes_11(void *context, const void *attributes) {
-    (void)context, (void)attributes; // hints of how many peers there will be; nothing here depends on them
+    (void)context,
+        (void)attributes; // hints of how many peers there will be; nothing here depends on them
     return ncclSuccess;
 }
 
 __attribute__((destructor)) static void unload(void) { connects_cancel(); }
 
 #define EXPORT __attribute__((visibility("default")))
-#define SAME                                                                                                           \
-    .accept = accept_comm, .reg_mr = reg_mr, .reg_mr_dma_buf = reg_mr_dma_buf, .dereg_mr = dereg_mr, .iflush = iflush, \
-    .test = comm_test, .close_send = close_comm, .close_recv = close_comm, .close_listen = net_close_listen
+#define SAME                                                                                       \
+    .accept = accept_comm, .reg_mr = reg_mr, .reg_mr_dma_buf = reg_mr_dma_buf,                     \
+    .dereg_mr = dereg_mr, .iflush = iflush, .test = comm_test, .close_send = close_comm,           \
+    .close_recv = close_comm, .close_listen = net_close_listen
 
 EXPORT const net_v9 ncclNetPlugin_v9 = {
     .name = "vitalstream",

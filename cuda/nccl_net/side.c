@@ -11,15 +11,16 @@ int log_lines;
 char last_log[512];
 static pthread_mutex_t log_lock = PTHREAD_MUTEX_INITIALIZER;
 
-__attribute__((format(printf, 5, 6))) static void log_line(int level, unsigned long flags, const char *file, int line,
-                                                            const char *format, ...) {
+__attribute__((format(printf, 5, 6))) static void
+log_line(int level, unsigned long flags, const char *file, int line, const char *format, ...) {
     va_list rest;
     (void)flags;
     va_start(rest, format);
     pthread_mutex_lock(&log_lock);
     vsnprintf(last_log, sizeof last_log, format, rest);
     log_lines++;
-    if (getenv("HARNESS_LOG")) fprintf(stderr, "[%d] %d %s:%d %s\n", getpid(), level, file, line, last_log);
+    if (getenv("HARNESS_LOG"))
+        fprintf(stderr, "[%d] %d %s:%d %s\n", getpid(), level, file, line, last_log);
     pthread_mutex_unlock(&log_lock);
     va_end(rest);
 }
@@ -83,9 +84,10 @@ void net_end(struct net *net) {
 
 ncclResult_t start_listen(struct side *s) {
     uint8_t handle[HANDLE_BYTES];
-    ncclResult_t result = s->net.version == 9    ? s->net.v9->listen(0, handle, &s->listener)
-                          : s->net.version == 10 ? s->net.v10->listen(0, handle, &s->listener)
-                                                 : s->net.v11->listen(s->net.context, 0, handle, &s->listener);
+    ncclResult_t result = s->net.version == 9 ? s->net.v9->listen(0, handle, &s->listener)
+                          : s->net.version == 10
+                              ? s->net.v10->listen(0, handle, &s->listener)
+                              : s->net.v11->listen(s->net.context, 0, handle, &s->listener);
     memcpy(&s->handle, handle, sizeof s->handle);
     return result;
 }
@@ -112,16 +114,21 @@ static ncclResult_t wait_comm(struct side *s, ncclResult_t (*attempt)(struct sid
 ncclResult_t wait_connect(struct side *s) { return wait_comm(s, try_connect); }
 ncclResult_t wait_accept(struct side *s) { return wait_comm(s, try_accept); }
 
-static ncclResult_t try_send(struct side *s, void *data, size_t size, int tag, void *mr, void **request) {
+static ncclResult_t try_send(struct side *s, void *data, size_t size, int tag, void *mr,
+                             void **request) {
     if (s->net.version == 9) return s->net.v9->isend(s->comm, data, size, tag, mr, request);
     if (s->net.version == 10) return s->net.v10->isend(s->comm, data, size, tag, mr, NULL, request);
     return s->net.v11->isend(s->comm, data, size, tag, mr, NULL, request);
 }
 
-static ncclResult_t try_receive(struct side *s, int n, void **data, size_t *sizes, int *tags, void **mrs, void **request) {
-    *request = n == 1 ? (void *)1 : NULL; // NCCL's hint that it does not wait for the end: allowed, and of no effect
+static ncclResult_t try_receive(struct side *s, int n, void **data, size_t *sizes, int *tags,
+                                void **mrs, void **request) {
+    *request =
+        n == 1 ? (void *)1
+               : NULL; // NCCL's hint that it does not wait for the end: allowed, and of no effect
     if (s->net.version == 9) return s->net.v9->irecv(s->comm, n, data, sizes, tags, mrs, request);
-    if (s->net.version == 10) return s->net.v10->irecv(s->comm, n, data, sizes, tags, mrs, NULL, request);
+    if (s->net.version == 10)
+        return s->net.v10->irecv(s->comm, n, data, sizes, tags, mrs, NULL, request);
     return s->net.v11->irecv(s->comm, n, data, sizes, tags, mrs, NULL, request);
 }
 
@@ -135,7 +142,8 @@ ncclResult_t post_send(struct side *s, void *data, size_t size, int tag, void *m
     }
 }
 
-ncclResult_t post_receive(struct side *s, int n, void **data, size_t *sizes, int *tags, void **mrs, void **request) {
+ncclResult_t post_receive(struct side *s, int n, void **data, size_t *sizes, int *tags, void **mrs,
+                          void **request) {
     int64_t until = clock_ms() + PATIENCE_MS;
     for (;;) {
         ncclResult_t result = try_receive(s, n, data, sizes, tags, mrs, request);
@@ -156,7 +164,25 @@ ncclResult_t wait_done(struct side *s, void *request, int *sizes) {
 }
 
 void close_side(struct side *s, bool sends) {
-    if (s->comm != NULL) CHECK((sends ? s->net.v9->close_send : s->net.v9->close_recv)(s->comm) == ncclSuccess);
+    if (s->comm != NULL)
+        CHECK((sends ? s->net.v9->close_send : s->net.v9->close_recv)(s->comm) == ncclSuccess);
     if (s->listener != NULL) CHECK(s->net.v9->close_listen(s->listener) == ncclSuccess);
     net_end(&s->net);
+}
+
+void tell(struct side *s) { CHECK(write(s->talk, "", 1) == 1); }
+
+void hear(struct side *s) {
+    char one;
+    CHECK(read(s->talk, &one, 1) == 1);
+}
+
+void *registered(struct side *s, void *data, size_t size) {
+    void *mr;
+    CHECK(s->net.v9->reg_mr(s->comm, data, size, NCCL_PTR_HOST, &mr) == ncclSuccess && mr != NULL);
+    return mr;
+}
+
+void deregister(struct side *s, void *mr) {
+    CHECK(s->net.v9->dereg_mr(s->comm, mr) == ncclSuccess);
 }

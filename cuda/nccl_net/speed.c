@@ -1,5 +1,6 @@
-// Throughput beside a plain TCP stream over the same interface, in turns, so that both see the same machine; and the
-// processor time of both sides together, which other work on the machine disturbs less.
+// Throughput beside a plain TCP stream over the same interface, in turns, so that both see the same
+// machine; and the processor time of both sides together, which other work on the machine disturbs
+// less.
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
@@ -31,8 +32,8 @@ static struct cost cost_now(void) {
                              (double)(used.ru_utime.tv_usec + used.ru_stime.tv_usec) / 1e3};
 }
 
-// What has been spent since; at the sender the other side's processor time is added, which comes with the word that all
-// has arrived.
+// What has been spent since; at the sender the other side's processor time is added, which comes
+// with the word that all has arrived.
 static struct cost cost_since(struct cost before, int fd, bool sends) {
     double other = 0;
     if (sends) CHECK(recv(fd, &other, sizeof other, MSG_WAITALL) == sizeof other);
@@ -51,7 +52,8 @@ static struct cost plain(int fd, uint8_t *data, size_t bytes, int messages, bool
 }
 
 // Two messages at a time, as NCCL has some under way.
-static struct cost plugin_cost(struct side *s, uint8_t *data, size_t bytes, int messages, bool sends, int fd) {
+static struct cost plugin_cost(struct side *s, uint8_t *data, size_t bytes, int messages,
+                               bool sends, int fd) {
     void *request[2], *buffer = data;
     struct cost before = cost_now();
     int tag = 0;
@@ -59,12 +61,14 @@ static struct cost plugin_cost(struct side *s, uint8_t *data, size_t bytes, int 
         if (i >= 2) CHECK(wait_done(s, request[i % 2], NULL) == ncclSuccess);
         if (i < messages)
             CHECK((sends ? post_send(s, data, bytes, 0, NULL, &request[i % 2])
-                         : post_receive(s, 1, &buffer, &bytes, &tag, NULL, &request[i % 2])) == ncclSuccess);
+                         : post_receive(s, 1, &buffer, &bytes, &tag, NULL, &request[i % 2])) ==
+                  ncclSuccess);
     }
     return cost_since(before, fd, sends);
 }
 
-static void side_run(const char *plugin, int talk, int fd, bool sends, size_t bytes, int messages, int rounds) {
+static void side_run(const char *plugin, int talk, int fd, bool sends, size_t bytes, int messages,
+                     int rounds) {
     struct side s = {.talk = talk, .net = net_load(plugin, 11)};
     uint8_t *data = malloc(bytes);
     fill(data, bytes, 1);
@@ -73,14 +77,16 @@ static void side_run(const char *plugin, int talk, int fd, bool sends, size_t by
         CHECK(recv(talk, &s.handle, sizeof s.handle, MSG_WAITALL) == sizeof s.handle);
         CHECK(wait_connect(&s) == ncclSuccess);
     } else {
-        CHECK(start_listen(&s) == ncclSuccess && send(talk, &s.handle, sizeof s.handle, 0) == sizeof s.handle);
+        CHECK(start_listen(&s) == ncclSuccess &&
+              send(talk, &s.handle, sizeof s.handle, 0) == sizeof s.handle);
         CHECK(wait_accept(&s) == ncclSuccess);
     }
     for (int round = -1; round < rounds; round++) { // the first warms up
         struct cost tcp = plain(fd, data, bytes, messages, sends);
         struct cost ours = plugin_cost(&s, data, bytes, messages, sends, fd);
         if (sends && round >= 0)
-            printf("{\"bytes\": %zu, \"messages\": %d, \"plugin_ms\": %.2f, \"tcp_ms\": %.2f, \"plugin_cpu_ms\": %.2f, "
+            printf("{\"bytes\": %zu, \"messages\": %d, \"plugin_ms\": %.2f, \"tcp_ms\": %.2f, "
+                   "\"plugin_cpu_ms\": %.2f, "
                    "\"tcp_cpu_ms\": %.2f}\n",
                    bytes, messages, ours.wall_ms, tcp.wall_ms, ours.cpu_ms, tcp.cpu_ms);
     }
@@ -92,7 +98,8 @@ static void side_run(const char *plugin, int talk, int fd, bool sends, size_t by
 void speed_run(const char *plugin, size_t bytes, int messages, int rounds) {
     struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     socklen_t n = sizeof address;
-    int talk[2], status, listener = socket(AF_INET, SOCK_STREAM, 0), out = socket(AF_INET, SOCK_STREAM, 0);
+    int talk[2], status, listener = socket(AF_INET, SOCK_STREAM, 0),
+                         out = socket(AF_INET, SOCK_STREAM, 0);
     CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, talk) == 0);
     CHECK(bind(listener, (struct sockaddr *)&address, n) == 0 && listen(listener, 1) == 0);
     CHECK(getsockname(listener, (struct sockaddr *)&address, &n) == 0);
@@ -100,6 +107,7 @@ void speed_run(const char *plugin, size_t bytes, int messages, int rounds) {
     int in = accept(listener, NULL, NULL);
     fflush(stdout);
     for (int sends = 0; sends < 2; sends++)
-        if (fork() == 0) side_run(plugin, talk[sends], sends ? out : in, sends, bytes, messages, rounds);
+        if (fork() == 0)
+            side_run(plugin, talk[sends], sends ? out : in, sends, bytes, messages, rounds);
     for (int i = 0; i < 2; i++) CHECK(wait(&status) > 0 && status == 0);
 }
