@@ -1,9 +1,9 @@
 """Cross-validation by patient: every row told of by members that have not seen its patient.
 
 For fold f the trees grow on the other folds, and the network learns there from labels and from
-trees that saw neither f nor the stay they speak of. Blend, calibration and thresholds of fold f
-come from what was told of the other folds. The shipped members then learn from all patients, with
-the blend, calibration and thresholds of all that was told out of fold.
+these trees. Blend, calibration and thresholds of fold f come from what was told of the other folds.
+The shipped members then learn from all patients, the network from trees that have not seen the stay
+they speak of, with the blend, calibration and thresholds of all that was told out of fold.
 
 Axes: n rows, R risks.
 """
@@ -27,12 +27,14 @@ from models.training import blend, metrics
 from models.training.cache import SETS, Table
 from models.training.evaluate import DECISION_HOUR, by_stay, last_rows
 from models.training.fit import Plan, fit, logits_of
-from models.training.forest import SHIPPED, TEACHING, Forester, Recipe, told
+from models.training.forest import SHIPPED, Forester, Recipe, told
 from models.training.sample import hours
 from models.training.split import PARTS
 from models.trees import Trees
 
 Floats = NDArray[np.float64]
+TAUGHT: Final = ("sepsis", "mortality")
+"""Risks of which trees speak to the network."""
 _P12: Final = SETS.index("physionet2012")
 _JUDGED: Final = 4000
 """Stays of a set of PhysioNet 2012."""
@@ -70,7 +72,7 @@ class Crossing:
         self.folds = int(table.fold.max()) + 1
         self._drawn = hours(table, plan.seed)[0]
         rows = f"{len(table.stay)} {table.labels.sum(dtype=np.int64)} {plan}"
-        self._mark = hashlib.sha256(f"{rows} {SHIPPED} {TEACHING}".encode()).hexdigest()[:12]
+        self._mark = hashlib.sha256(f"{rows} {SHIPPED} {TAUGHT}".encode()).hexdigest()[:12]
 
     def _kept(self, name: str, make: Callable[[], Floats]) -> Floats:
         path = self._work / f"{name}-{self._mark}.npy"
@@ -87,7 +89,7 @@ class Crossing:
         """What trees that have not seen a fold say of its rows: all members' mean, one's alone."""
 
         def made() -> Floats:
-            grown = self._forester.grow(risk, SHIPPED[risk], self.table.fold == fold, f"-{fold}")
+            grown = self._grown(risk, fold)
             at = np.nonzero(self.table.fold == fold)[0]
             each = [told([booster], self.table, at) for booster in grown]
             return np.stack([np.mean(each, 0), each[0]]) if each else np.zeros((2, len(at)))
@@ -95,27 +97,20 @@ class Crossing:
         return self._kept(f"trees-{risk}-{fold}", made)
 
     def taught(self, fold: int) -> NDArray[np.float32]:
-        """For the drawn rows outside a fold: probabilities of trees that saw neither it nor them.
+        """Probabilities of the trees without a fold for the drawn rows outside it.
 
         float32[m, R], NaN for a risk without a teacher.
         """
-        at = self._drawn
+        at = self._drawn[self.table.fold[self._drawn] != fold]
         out = np.full((len(at), len(RISKS)), np.nan, np.float32)
-        for risk in TEACHING:
-            for other in range(self.folds):
-                mine = np.nonzero(self.table.fold[at] == other)[0]
-                if other == fold or not len(mine):
-                    continue
-                rows = at[mine]
-                said = self._pair(risk, min(fold, other), max(fold, other), rows)
-                out[mine, RISKS.index(risk)] = 1 / (1 + np.exp(-said))
-        seen: NDArray[np.float32] = out[self.table.fold[at] != fold]
-        return seen
+        for risk in TAUGHT:
+            if grown := self._grown(risk, fold):
+                logit = told(grown, self.table, at)
+                out[:, RISKS.index(risk)] = 1 / (1 + np.exp(-logit))
+        return out
 
-    def _pair(self, risk: str, one: int, two: int, rows: NDArray[np.int64]) -> Floats:
-        apart = (self.table.fold == one) | (self.table.fold == two)
-        grown = self._forester.grow(risk, TEACHING[risk], apart, f"-{one}-{two}")
-        return told(grown, self.table, rows) if grown else np.full(len(rows), np.nan)
+    def _grown(self, risk: str, fold: int) -> list[Any]:
+        return self._forester.grow(risk, SHIPPED[risk], self.table.fold == fold, f"-{fold}")
 
     def network(self, fold: int) -> Floats:
         """Logits of a network that has not seen a fold, for its rows, [m, R]."""
@@ -143,7 +138,9 @@ class Crossing:
         table = self.table
         apart = (table.source == _EICU) & (table.part == _TEST)
         grown = {
-            RISKS.index(risk): self._forester.grow(risk, recipe, apart, "all")
+            RISKS.index(risk): [b for fold in range(self.folds) for b in self._grown(risk, fold)]
+            if recipe.bagged
+            else self._forester.grow(risk, recipe, apart, "all")
             for risk, recipe in SHIPPED.items()
         }
         model = Calibrated(
@@ -151,7 +148,7 @@ class Crossing:
         )
         keep = self._drawn[~apart[self._drawn]]
         taught = np.full((len(keep), len(RISKS)), np.nan, np.float32)
-        for risk in TEACHING:
+        for risk in TAUGHT:
             column = RISKS.index(risk)
             taught[:, column] = 1 / (1 + np.exp(-said.trees[keep, column]))
         model.network = fit(table.select(keep), self._features, self._plan, self._work, taught)

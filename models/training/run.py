@@ -63,7 +63,7 @@ def train(
         out: Folder of `model.safetensors`, `card.json` and `predictions.npz`.
         sets: Names of sets; default: all that train.
         epochs: Passes over the rows.
-        folds: Of the cross-validation; with two the networks have no teacher.
+        folds: Of the cross-validation.
         limit: About how many stays of each set; default: all.
         seed: The same seed, data and machine give the same weights.
         cache: Folder for rows and all that is resumable; default: `out/cache`.
@@ -103,9 +103,9 @@ def of_table(
     said["architecture"]["trees"] = model.trees.shape[0]
     said["training"] |= {
         "split": f"{crossing.folds} folds by a hash of set and record (hospital for eICU)",
-        "unit": "rows are the last message of each hour; 16 drawn hours of a stay train, its last "
+        "unit": "rows are the last message of each hour; 8 drawn hours of a stay train, its last "
         "one, and every hour in which sepsis is labelled or an alarm for it would gain",
-        "teacher": "boosted trees that have seen neither the stay nor the fold that is told of",
+        "teacher": "boosted trees that have not seen the stay; in a fold, those of the other folds",
     }
     out.mkdir(parents=True, exist_ok=True)
     part = (out / PREDICTIONS).with_suffix(".part")

@@ -16,7 +16,7 @@ from models.network import RISKS
 from models.training.cache import Table
 from models.training.metrics import gains
 
-PER_STAY: Final = 16
+PER_STAY: Final = 8
 
 
 def hours(

@@ -1,0 +1,75 @@
+"""Trees grow on what they may see, and are the same when asked again."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from models.network import RISKS
+from models.training import forest
+from models.training.cache import Table
+from models.training.forest import Forester, Recipe, targets, told
+from models.training.sample import hours
+
+SMALL = Recipe(trees=8, members=2, leaves=7, least=10)
+MORTALITY = RISKS.index("mortality")
+
+
+def test_what_stays_apart_is_not_seen(table: Table, tmp_path) -> None:
+    """Outcomes of a fold change nothing in trees that were grown without it; others do."""
+    apart = table.fold == 2
+    other = replace(table, labels=table.labels.copy())
+    other.labels[apart, MORTALITY] = 1 - other.labels[apart, MORTALITY]
+    rows = np.arange(len(table.stay))
+    said = [
+        told(Forester(t, tmp_path / name, 1).grow("mortality", SMALL, mask, "x"), t, rows)
+        for name, t, mask in (
+            ("a", table, apart),
+            ("b", other, apart),
+            ("c", table, ~apart & (table.fold != 1)),
+        )
+    ]
+    np.testing.assert_array_equal(said[0], said[1])
+    assert not np.array_equal(said[0], said[2])
+
+
+def test_trees_are_kept_on_disk(table: Table, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stopped run goes on with those that were grown; a forest has all its members."""
+    nothing = np.zeros(len(table.stay), np.bool_)
+    first = Forester(table, tmp_path, 1).grow("sepsis", SMALL, nothing, "all")
+    monkeypatch.setattr(forest.lightgbm, "train", None)
+    again = Forester(table, tmp_path, 1).grow("sepsis", SMALL, nothing, "all")
+    assert [b.model_to_string() for b in again] == [b.model_to_string() for b in first]
+    assert len(first) == SMALL.members
+
+
+def test_one_outcome_grows_nothing(table: Table, tmp_path) -> None:
+    """Nothing can be told apart: no trees, and they say 0."""
+    table.labels[:, MORTALITY] = 0
+    nothing = np.zeros(len(table.stay), np.bool_)
+    assert Forester(table, tmp_path, 1).grow("mortality", SMALL, nothing, "all") == []
+    assert not told([], table, np.arange(5)).any()
+
+
+def test_rare_hours_train_all_and_others_are_drawn(table: Table) -> None:
+    """So many of a stay, its last one, every septic one; the drawn stand for the rest."""
+    at, stands = hours(table, 3, per_stay=4)
+    assert (np.diff(at) > 0).all()
+    assert set(np.nonzero(table.labels[:, 0] == 1)[0]) <= set(at.tolist())
+    assert set(np.nonzero(np.diff(table.stay))[0]) <= set(at.tolist())
+    well = np.unique(table.stay[table.labels[:, 1] == 0])
+    count = np.bincount(table.stay[at])
+    assert set(count[well].tolist()) <= {4, 5}
+    assert stands.max() == 5.0
+    assert not np.array_equal(at, hours(table, 4, per_stay=4)[0])
+
+
+def test_late_hours_teach_most_of_mortality(table: Table) -> None:
+    """Unknown ones nothing."""
+    table.hour[:] = np.where(np.arange(len(table.hour)) % 2, 40, 5)
+    table.labels[:6, MORTALITY] = -1
+    _, weight = targets(table, "mortality")
+    assert not weight[:6].any()
+    assert set(weight[6:].tolist()) == {1.0, forest.LATE}
