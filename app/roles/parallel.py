@@ -16,15 +16,14 @@ from rich.console import Console
 
 from app.failures import BadSetting
 from app.options import listed, whole
+from app.roles.parallel_train import train
 
 commands = typer.Typer(
     help="Hybrid parallelism: experts, volumes, gradients, hospitals.", no_args_is_help=True
 )
 
 
-@commands.callback()
-def _group() -> None:
-    """Keeps `bench` a subcommand while it is the only one."""
+commands.command("train")(train)
 
 
 @commands.command("bench")

@@ -180,19 +180,18 @@ def test_what_cannot_go_together_is_refused() -> None:
         train(_network(), _table(0).select(np.zeros(123, bool)), Plan())
 
 
-def test_the_command_trains_under_torchrun(tmp_path: Path) -> None:
+def test_the_command_trains_over_ranks_of_torchrun(tmp_path: Path) -> None:
     """Two ranks of `torchrun` write the weights, the card and the losses of one process."""
     learning.write(tmp_path / learning.ROWS, _table(0))
     options = ["--data", str(tmp_path), "--batch", "50", "--out"]
     main([*options, str(tmp_path / "alone")])
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-    torchrun += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0"]
-    torchrun += ["--local-addr", "127.0.0.1", "-m", "models.parallel.train", "--experts"]
+    command = [sys.executable, "-m", "app.cli", "parallel", "train", "--ranks", "2", "--experts"]
     subprocess.run(
-        [*torchrun, *options, str(tmp_path / "spread")],
+        [*command, *options, str(tmp_path / "spread")],
         check=True,
         capture_output=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
+        cwd=Path(__file__).parents[3],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     alone, both = (
         json.loads((tmp_path / out / "losses.json").read_text()) for out in ("alone", "spread")
