@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 Floats = NDArray[np.float64]
-DRAWS: Final = 300
+DRAWS: Final = 200
 SEED: Final = 11
 _EXACT: Final = 3000
 """Up to so many distinct values each is a bin of its own."""

@@ -15,7 +15,7 @@ from models.evaluation import alarm_policy, cadence, faithfulness, novelty, subg
 from models.evaluation import calibration_curve as reliable
 from models.evaluation.alarm_policy import Course, Policy
 from models.evaluation.bootstrap import DRAWS, Counts, Draws
-from models.evaluation.cohort import Cohort
+from models.evaluation.cohort import Cohort, stays_of
 from models.evaluation.decision_curve import curve
 from models.evaluation.discrimination import beside, challenge_2012, utilities
 from models.evaluation.tasks import Task, tasks_of
@@ -23,6 +23,7 @@ from models.evaluation.told import Told, some_stays
 from models.network import RISKS
 from models.predictor import Predictor
 from models.scores import SCORES
+from models.training.split import part_of
 
 Floats = NDArray[np.float64]
 PLOTTED: Final = (
@@ -246,11 +247,10 @@ def unlike(
         for unit in ("coronary", "cardiac_surgery", "medical", "surgical"):
             said["held_out"][f"unit_{unit}"] = novelty.held_out(train, test, _is_unit(unit))
     if "physionet2019" in sets:
-        train = _of_both_hospitals(data, "train", 2 * stays)
-        test = _of_both_hospitals(data, "test", 2 * stays)
+        both = _of_both_hospitals(data, 2 * stays)
         for hospital in ("A", "B"):
             said["held_out"][f"hospital_{hospital}"] = novelty.held_out(
-                train, test, _is_hospital(hospital)
+                both["train"], both["test"], _is_hospital(hospital)
             )
     said["corrupted"] = novelty.corrupted(
         predictor, [s for name in sets for s in some_stays(data, name, "test", stays // 2)]
@@ -271,15 +271,19 @@ def _is_hospital(hospital: str) -> Callable[[Stay], bool]:
     return lambda stay: stay.labels is not None and stay.labels.hospital == hospital
 
 
-def _of_both_hospitals(data: Path, part: str, count: int) -> list[Stay]:
-    found: dict[str, list[Stay]] = {"A": [], "B": []}
-    for stay in some_stays(data, "physionet2019", part, 10**9):
+def _of_both_hospitals(data: Path, count: int) -> dict[str, list[Stay]]:
+    """So many stays of each hospital of 2019, by part."""
+    found: dict[tuple[str, str], list[Stay]] = {
+        (part, hospital): [] for part in ("train", "test") for hospital in ("A", "B")
+    }
+    for stay in stays_of(data, "physionet2019", None):
         hospital = stay.labels.hospital if stay.labels is not None else None
-        if hospital in found and len(found[hospital]) < count:
-            found[hospital].append(stay)
+        mine = found.get((part_of(stay), hospital or ""))
+        if mine is not None and len(mine) < count:
+            mine.append(stay)
         if all(len(stays) == count for stays in found.values()):
             break
-    return found["A"] + found["B"]
+    return {part: found[part, "A"] + found[part, "B"] for part in ("train", "test")}
 
 
 def base_rates(cohort: Cohort, told: Told) -> dict[str, Any]:

@@ -61,8 +61,8 @@ def measure(model: Calibrated, table: Table) -> dict[str, Any]:
             "gate_auroc_problems_and_unit_hidden": _gate(
                 table, logits_of(model.network, _hidden(table))[1]
             ),
-            "note": "eICU's labels are charted diagnoses; 2012's is the unit type, which is an input: "
-            "it shows that routing follows what is known. The second hides unit and problems.",
+            "note": "eICU's labels are charted diagnoses; 2012's is the unit type, an input: the "
+            "first shows that routing follows what is known. The second hides unit and problems.",
         },
         "novelty": {
             "median": float(np.median(novelty)),
