@@ -189,7 +189,7 @@ def check(settings: Settings) -> None:
 
 
 group("federate", "Learn over hospitals that share no patient data.", "app.roles.federate")
-group("parallel", "Measure the systems of hybrid parallelism.", "app.roles.parallel")
+group("parallel", "Train over ranks; measure hybrid parallelism.", "app.roles.parallel")
 
 
 def _needs_kafka(settings: Settings) -> None:

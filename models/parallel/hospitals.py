@@ -8,7 +8,7 @@ process.
     torchrun --nproc-per-node 4 -m models.parallel.hospitals --hospitals 2 --data A B --out OUT
 
 The averaging here is plain, for ranks that trust each other. Hospitals that do not, three or more,
-use `vitalstream federate`, to which `SplitLearner` is a learner like any other.
+use `vitalstream federate`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from models.training.cache import Table
 
 
 class SplitLearner:
-    """A hospital's local pass over several ranks; `models.federated.site.Learner` by structure.
+    """A hospital's local pass over several ranks: the update of `NetworkLearner`.
 
     Every rank calls `train` alike, and all get the same.
 
