@@ -186,7 +186,7 @@ void listen_only(struct side *s) {
 
 // -------- nothing blocks while the peer stands still
 
-static void quick(int64_t since_ms) { CHECK(clock_ms() - since_ms < 1000); }
+static void quick(int64_t since_ms) { CHECK(clock_ms() - since_ms < 5000); }
 
 static void stand_still(struct side *s, bool sends) {
     CHECK((sends ? wait_connect(s) : wait_accept(s)) == ncclSuccess);
@@ -223,7 +223,7 @@ static void stand_still(struct side *s, bool sends) {
     int64_t since_ms = clock_ms();
     CHECK(s->net.v9->close_send(s->comm) == ncclSuccess);
     s->comm = NULL;
-    CHECK(clock_ms() - since_ms < 5000);
+    CHECK(clock_ms() - since_ms < 10000);
     free(buffer);
 }
 
