@@ -35,8 +35,20 @@ _NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 _DAYS: Final = 365
 
 
-def make(folder: Path, names: Sequence[str], hosts: Sequence[str] = ("127.0.0.1",)) -> None:
+def make(
+    folder: Path,
+    names: Sequence[str],
+    hosts: Sequence[str] = ("127.0.0.1",),
+    *,
+    now: datetime.datetime | None = None,
+) -> None:
     """Write ca.pem, server.pem, roster.json and NAME.pem of each hospital, with .key files.
+
+    Args:
+        folder: A new one.
+        names: Of the hospitals.
+        hosts: Names and addresses of the server.
+        now: When the certificates begin to hold, for a year; default: now.
 
     Raises:
         ValueError: A name is not fit, or there are fewer than three.
@@ -49,20 +61,26 @@ def make(folder: Path, names: Sequence[str], hosts: Sequence[str] = ("127.0.0.1"
             raise ValueError(f"{name!a} is not a name: lower-case letters, digits and ._-")
     if (folder / "roster.json").exists():
         raise FileExistsError(f"{folder} has a roster already")
+    now = now or datetime.datetime.now(datetime.UTC)
     authority = Ed25519PrivateKey.generate()
     issuer = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "vitalstream trial authority")])
-    signed = _builder(issuer, issuer, authority.public_key()).add_extension(
+    signed = _builder(issuer, issuer, authority.public_key(), now).add_extension(
         x509.BasicConstraints(ca=True, path_length=0), critical=True
     )
+    # Which of several authorities of one name has signed is told by their keys.
+    known = x509.SubjectKeyIdentifier.from_public_key(authority.public_key())
+    by = x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(known)
+    signed = signed.add_extension(known, critical=False)
     files.replace(folder / "ca.pem", _pem(signed.sign(authority, None)), 0o644)
     roster = {}
     for name in (SERVER, *names):
         key = Ed25519PrivateKey.generate()
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         use = ExtendedKeyUsageOID.SERVER_AUTH if name == SERVER else ExtendedKeyUsageOID.CLIENT_AUTH
-        builder = _builder(subject, issuer, key.public_key()).add_extension(
+        builder = _builder(subject, issuer, key.public_key(), now).add_extension(
             x509.ExtendedKeyUsage([use]), critical=False
         )
+        builder = builder.add_extension(by, critical=False)
         if name == SERVER:
             builder = builder.add_extension(
                 x509.SubjectAlternativeName([_host(host) for host in hosts]), critical=False
@@ -108,9 +126,8 @@ def name_of(certificate: bytes, roster: dict[str, Ed25519PublicKey]) -> str | No
 
 
 def _builder(
-    subject: x509.Name, issuer: x509.Name, key: Ed25519PublicKey
+    subject: x509.Name, issuer: x509.Name, key: Ed25519PublicKey, now: datetime.datetime
 ) -> x509.CertificateBuilder:
-    now = datetime.datetime.now(datetime.UTC)
     return (
         x509.CertificateBuilder()
         .subject_name(subject)
