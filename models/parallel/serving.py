@@ -37,6 +37,10 @@ _WAIT: Final = timedelta(days=365)
 """For the next batch: a ward may be silent. A process that ends ends its connections at once."""
 
 
+_BLOCK: Final = 32
+"""Rows of an exchange."""
+
+
 class HostLost(RuntimeError):
     """A process that holds specialists is gone."""
 
@@ -159,6 +163,8 @@ class SpreadPredictor(Predictor):
         model, version = checkpoint.load(path or checkpoint.SHIPPED)
         super().__init__(model, version, devices[0], threads, engine="torch")
         self.engine = f"torch, specialists on {len(devices)} devices"
+        # A block is an exchange; what takes long goes row by row, so a filled-up one costs little.
+        self._block = max(self._block, _BLOCK)
         self._hosts: list[subprocess.Popen[bytes]] = []
         store = dist.TCPStore(  # type: ignore[attr-defined]
             "127.0.0.1", 0, len(devices), is_master=True, wait_for_workers=False
