@@ -129,7 +129,7 @@ def train(
     out: Annotated[Path | None, typer.Option(help="Where the weights and the card go.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="A few minutes, for trying out.")] = False,
     sets: Annotated[str | None, _SETS] = None,
-    epochs: Annotated[str, typer.Option(help="Passes over the rows.")] = "5",
+    epochs: Annotated[str, typer.Option(help="Passes over the rows.")] = "4",
     limit: Annotated[str | None, _LIMIT] = None,
     seed: Annotated[str, typer.Option(help="Of everything random.")] = "7",
 ) -> None:
@@ -181,7 +181,7 @@ def migrate(settings: Settings) -> None:
     )
 
 
-@command("check", *_CLUSTER, *_STORE, *_API, "data")
+@command("check", *_CLUSTER, *_STORE, *_API, "data", "kernels")
 def check(settings: Settings) -> None:
     """Say what is configured, reachable and chosen; exit code 1 where a part is missing."""
     if not wait(import_module("app.roles.check").check(settings)):

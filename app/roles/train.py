@@ -23,7 +23,7 @@ def train(
     out: Path | None = None,
     quick: bool = False,
     sets: Sequence[str] | None = None,
-    epochs: int = 5,
+    epochs: int = 4,
     limit: int | None = None,
     seed: int = 7,
 ) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -97,7 +97,7 @@ class Crossing:
         return self._kept(f"trees-{risk}-{fold}", made)
 
     def taught(self, fold: int) -> NDArray[np.float32]:
-        """Probabilities of the trees without a fold for the drawn rows outside it.
+        """Probabilities of the trees' first member without a fold for the drawn rows outside it.
 
         float32[m, R], NaN for a risk without a teacher.
         """
@@ -105,7 +105,7 @@ class Crossing:
         out = np.full((len(at), len(RISKS)), np.nan, np.float32)
         for risk in TAUGHT:
             if grown := self._grown(risk, fold):
-                logit = told(grown, self.table, at)
+                logit = told(grown[:1], self.table, at)
                 out[:, RISKS.index(risk)] = 1 / (1 + np.exp(-logit))
         return out
 
@@ -138,9 +138,7 @@ class Crossing:
         table = self.table
         apart = (table.source == _EICU) & (table.part == _TEST)
         grown = {
-            RISKS.index(risk): [b for fold in range(self.folds) for b in self._grown(risk, fold)]
-            if recipe.bagged
-            else self._forester.grow(risk, recipe, apart, "all")
+            RISKS.index(risk): self._forester.grow(risk, recipe, apart, "all")
             for risk, recipe in SHIPPED.items()
         }
         model = Calibrated(
@@ -150,7 +148,7 @@ class Crossing:
         taught = np.full((len(keep), len(RISKS)), np.nan, np.float32)
         for risk in TAUGHT:
             column = RISKS.index(risk)
-            taught[:, column] = 1 / (1 + np.exp(-said.trees[keep, column]))
+            taught[:, column] = 1 / (1 + np.exp(-said.alone[keep, column]))
         model.network = fit(table.select(keep), self._features, self._plan, self._work, taught)
         blend.settle(model.calibration, table, said.network, said.trees, self._plan.seed)
         return model.eval()
@@ -164,6 +162,10 @@ def crossed(table: Table, said: Told, seed: int) -> dict[str, NDArray[Any]]:
         the model, `p_trees` of one boosted-tree model, `p_network` of the network alone;
         `positive` [n, R], whether `p` reaches the threshold.
     """
+    # Features are not needed any more, and copying them costs more than all else here.
+    table = replace(
+        table, signals=table.signals[:, :0], minutes=table.minutes[:, :0], case=table.case[:, :0]
+    )
     nothing = np.zeros_like(said.network)
     members = {
         "p": (said.network, said.trees),

@@ -40,7 +40,6 @@ class Recipe:
         leaves: Of a tree at most; each holds at least `least` rows.
         ridge: On the leaves' values.
         features: Share of the features that a tree may ask.
-        bagged: Ship the mean of the folds' forests, not one of all patients.
     """
 
     trees: int
@@ -50,7 +49,6 @@ class Recipe:
     least: int = 150
     ridge: float = 10.0
     features: float = 0.2
-    bagged: bool = False
 
     def parameters(self, seed: int) -> dict[str, Any]:
         """Of LightGBM."""
@@ -70,8 +68,10 @@ class Recipe:
 
 
 SHIPPED: Final = {
-    "sepsis": Recipe(trees=200, rate=0.08, bagged=True),
+    "sepsis": Recipe(trees=200, members=3, rate=0.08),
     "mortality": Recipe(trees=160, rate=0.05, leaves=15, least=100, ridge=20.0),
+    "hypotension": Recipe(trees=60, rate=0.15),
+    "hypoxaemia": Recipe(trees=60, rate=0.15),
 }
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from models import checkpoint
+from models.evaluation.card import completed
 from models.features import Features
 from models.training.cache import SETS, Table, build, folder_of
 from models.training.cross import Crossing, crossed, measured
@@ -50,7 +51,7 @@ def train(
     out: Path,
     *,
     sets: Sequence[str] | None = None,
-    epochs: int = 5,
+    epochs: int = 4,
     folds: int = FOLDS,
     limit: int | None = None,
     seed: int = 7,
@@ -107,6 +108,7 @@ def of_table(
         "one, and every hour in which sepsis is labelled or an alarm for it would gain",
         "teacher": "boosted trees that have not seen the stay; in a fold, those of the other folds",
     }
+    said = completed(said, None)
     out.mkdir(parents=True, exist_ok=True)
     part = (out / PREDICTIONS).with_suffix(".part")
     with part.open("wb") as file:
