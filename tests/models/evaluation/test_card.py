@@ -38,6 +38,15 @@ def test_the_schema_is_one() -> None:
     jsonschema.Draft202012Validator.check_schema(card.schema())
 
 
+def test_the_shipped_card_is_complete() -> None:
+    """As its schema says, of the shipped weights, evaluated, and small enough to be served."""
+    said = card.checked(checkpoint.card(None))
+    _, version = checkpoint.load(checkpoint.SHIPPED)
+    assert said["version"] == version
+    assert {"alarm_policy", "bounds", "drivers", "novelty"} <= said["evaluation"].keys()
+    assert checkpoint.SHIPPED.with_name(checkpoint.CARD).stat().st_size < 200_000
+
+
 def test_what_training_writes_is_a_card() -> None:
     """Without figures it says that nothing was evaluated."""
     said = facts()
