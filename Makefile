@@ -13,7 +13,7 @@ WEB_SOURCES := $(shell find $(WEB)/src $(WEB)/public $(WEB)/index.html $(WEB)/*.
 # Node 20 or newer where there is one, else the one that PyPI carries.
 NODE_PATH_SET = PATH="$$(deploy/node.sh $(VENV)):$$PATH"
 
-.PHONY: help install run test lint format system kafka kafka-start web lock clean figures
+.PHONY: help install run test lint format system kafka kafka-start nvcc web lock clean figures
 
 help: ## Say what there is
 	@echo 'vitalstream: real-time ICU vital-signs inference. Research software, not a medical device.'
@@ -28,7 +28,7 @@ run: install ## Set everything up and start the whole product on http://127.0.0.
 install: $(VENV)/.installed $(WEB)/dist/index.html ## Set up .venv with .venv/bin/vitalstream, serving engine and page built
 	@$(BIN)/python models/native/build.py
 
-test: system install $(VENV)/.installed-dev deploy/kafka/target/.resolved $(WEB)/node_modules/.installed ## Set everything up and run all tests
+test: system install $(VENV)/.installed-dev deploy/kafka/target/.resolved $(WEB)/node_modules/.installed nvcc ## Set everything up and run all tests
 	@$(NODE_PATH_SET); cd $(WEB) && npm test --silent
 	@$(BIN)/python -m pytest $(ARGS)
 
@@ -69,6 +69,9 @@ system: ## Install the system packages that the tests need (as root or by sudo; 
 deploy/kafka/target/.resolved: deploy/kafka/pom.xml
 	@if command -v mvn >/dev/null; then cd deploy/kafka && mvn -q -B dependency:copy-dependencies -DoutputDirectory=target/dependency && touch target/.resolved; \
 	else echo 'Maven is missing: tests on a real Kafka will be skipped'; fi
+
+nvcc: | $(BIN)/uv
+	@$(MAKE) -s -C cuda toolchain PIP='$(abspath $(BIN)/uv) pip' || echo 'nvcc cannot be fetched: what the compiler says of the kernels is not checked'
 
 kafka: deploy/kafka/target/.resolved ## Fetch Apache Kafka's jars (Maven, Java 17)
 

@@ -37,7 +37,7 @@ cli = typer.Typer(
 
 _PANELS: Final = {
     "Connections": ("kafka", "database", "token", "host", "port", "ops_port"),
-    "Files": ("data_dir", "data", "model"),
+    "Files": ("data_dir", "data", "model", "kernels"),
     "Model and devices": ("devices", "threads", "spread_experts", "max_batch", "max_wait_ms"),
     "Stream": (
         *("group", "partitions", "replication", "emit", "min_rescore_ms", "stale_after_ms"),

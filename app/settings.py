@@ -42,6 +42,9 @@ class Settings(BaseSettings):
     data_dir: Path = Field(Path("data"), description="Where the default database lies.")
     data: Path | None = Field(None, description="Folder of the recorded sets.")
     model: Path | None = Field(None, description="Weights; default: those shipped.")
+    kernels: Path | None = Field(
+        None, description="Kernel library that make -C cuda built; default: references in torch."
+    )
     devices: str = Field("cpu", description="Devices, comma-separated: cpu,cpu or cuda:0,cuda:1.")
     threads: int = Field(1, ge=1, le=256, description="Threads of a CPU device's network.")
     spread_experts: bool = Field(

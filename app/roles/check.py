@@ -49,6 +49,7 @@ async def examine(settings: Settings) -> Sequence[Finding]:
         _looked("database", _database(settings), ANSWER_S),
     )
     found.append(await _looked("model", _model(settings), LOAD_S))
+    found.append(await _looked("kernels", _kernels(settings), LOAD_S))
     page = PAGE / "index.html"
     found.append(
         Finding("page", page.is_file(), str(page) if page.is_file() else "not built: make web")
@@ -131,11 +132,24 @@ async def _model(settings: Settings) -> Finding:
         first = models[0]
         return (
             f"{first.name} {first.version} on "
-            f"{', '.join(f'{m.device} ({m.engine} engine)' for m in models)}; "
-            "kernels: torch reference"
+            f"{', '.join(f'{m.device} ({m.engine} engine)' for m in models)}"
         )
 
     return Finding("model", True, await asyncio.to_thread(load))
+
+
+async def _kernels(settings: Settings) -> Finding:
+    """Of training and volumes over ranks; serving has an engine of its own."""
+    if settings.kernels is not None and not settings.kernels.is_file():
+        return Finding("kernels", False, f"{settings.kernels}: no such file: make -C cuda library")
+
+    def load() -> str:
+        from models import ops
+
+        return ops.load(settings.kernels)
+
+    said = await asyncio.to_thread(load)
+    return Finding("kernels", True if settings.kernels else None, said)
 
 
 def _why(error: Exception) -> str:

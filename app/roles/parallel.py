@@ -37,6 +37,9 @@ def bench(
         ),
     ] = None,
     device: Annotated[str, typer.Option(help="cpu: gloo over loopback; cuda: NCCL.")] = "cpu",
+    kernels: Annotated[
+        Path | None, typer.Option(help="Kernel library that make -C cuda built.")
+    ] = None,
     result: Annotated[
         Path | None, typer.Option("--json", help="File that the rows are written to as well.")
     ] = None,
@@ -54,6 +57,8 @@ def bench(
         raise BadSetting(
             f"systems: {unknown[0]!a} is not allowed: some of {', '.join(measuring.SYSTEMS)}"
         )
+    if kernels is not None and not kernels.is_file():
+        raise BadSetting(f"kernels: {str(kernels)!a} is not allowed: a library's file")
     if device not in ("cpu", "cuda"):
         raise BadSetting(f"device: {device!a} is not allowed: cpu or cuda")
     console = Console()
@@ -61,7 +66,7 @@ def bench(
         console = Console(width=120)
     rows: list[Row] = []
     with console.status(names[0]) as status:
-        for name, found in measuring.run(names, world, device):
+        for name, found in measuring.run(names, world, device, kernels):
             rows += found
             after = names.index(name) + 1
             status.update(names[after] if after < len(names) else "done")

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Builds the kernels, checks them against their references and times them, on a machine with a GPU.
+# Builds the kernels, checks them against their references and times them, and measures hybrid parallelism over NCCL, on
+# a machine with GPUs.
 #
 #   cuda/bench/gpu_check.sh [python]     python: one with the project's requirements
 #
@@ -40,4 +41,13 @@ fi
 echo "== the operators against torch, on the device"
 cd "$root"
 "$python" -m pytest -q tests/cuda_kernels
+echo "== hybrid parallelism beside what it replaces"
+devices=$("$python" -c 'import torch; print(torch.cuda.device_count())')
+library=$root/cuda/build/libvitalstream_kernels.so
+if [ "$devices" -gt 1 ]; then
+  "$python" -m app.cli parallel bench --device cuda --ranks "$devices" --kernels "$library"
+else
+  echo "one device: NCCL takes one rank a device, so that the collectives run on gloo"
+  "$python" -m app.cli parallel bench --ranks 4 --kernels "$library"
+fi
 echo "all right"

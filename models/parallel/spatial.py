@@ -9,7 +9,6 @@ outputs need, from as many neighbours as it spans, and computes its interior mea
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,131 +18,11 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.parallel.slabs import Exchange, Layout, Range, intersect
+from models import ops
+from models.parallel.halo import Axis, Halo, interior
+from models.parallel.slabs import Layout, Range, intersect
 
 Group = dist.ProcessGroup | None
-
-
-@dataclass(frozen=True, slots=True)
-class _Axis:
-    """Geometry of the convolution along one split dimension."""
-
-    dim: int
-    layout: Layout
-    kernel: int
-    stride: int
-    padding: int
-    dilation: int
-
-    @property
-    def out_total(self) -> int:
-        span = self.dilation * (self.kernel - 1) + 1
-        return (self.layout.total + 2 * self.padding - span) // self.stride + 1
-
-    def outputs(self, rank: int) -> Range:
-        """Outputs of a rank: those whose receptive field is centred in its slab; the ends go to the
-        outer ranks.
-        """
-        last = len(self.layout.bounds) - 2
-        half = self.dilation * (self.kernel - 1) // 2
-        cuts = [
-            bisect_left(
-                range(self.out_total), bound, key=lambda o: o * self.stride - self.padding + half
-            )
-            for bound in self.layout.bounds
-        ]
-        start = 0 if rank == 0 else cuts[rank]
-        end = self.out_total if rank == last else cuts[rank + 1]
-        return start, max(start, end)
-
-    def field(self, outputs: Range) -> Range:
-        """Inputs that a range of outputs reads, padding included (may lie outside the volume)."""
-        if outputs[1] <= outputs[0]:
-            return 0, 0
-        first = outputs[0] * self.stride - self.padding
-        final = (outputs[1] - 1) * self.stride - self.padding
-        return first, final + self.dilation * (self.kernel - 1) + 1
-
-    def zeros(self, field: Range) -> Range:
-        """How many zeros a field reads before the volume's start and after its end."""
-        start, end = field
-        return max(0, min(end, 0) - start), max(0, end - max(start, self.layout.total))
-
-    def inputs(self, rank: int) -> Range:
-        """Inputs within the volume that a rank's outputs read."""
-        return intersect(self.field(self.outputs(rank)), (0, self.layout.total))
-
-
-class _Halo:
-    """One dimension's halo: what this rank sends, receives, and how gradients go the way back."""
-
-    def __init__(self, axis: _Axis) -> None:
-        self._axis = axis
-        layout = axis.layout
-        mine, need = layout.owned(layout.rank), axis.inputs(layout.rank)
-        others = [r for r in range(len(layout.bounds) - 1) if r != layout.rank]
-        self._origin = mine[0]
-        self.need = need
-        self.local = intersect(mine, need)
-        self.to = [(r, p) for r in others if (p := intersect(mine, axis.inputs(r)))[1] > p[0]]
-        self.of = [(r, p) for r in others if (p := intersect(layout.owned(r), need))[1] > p[0]]
-
-    def fetch(self, x: Tensor) -> tuple[Exchange, list[tuple[Range, Tensor]]]:
-        """Start sending and receiving the halo pieces of slab `x`."""
-        exchange = Exchange(self._axis.layout.group)
-        dim = self._axis.dim
-        for rank, (start, end) in self.to:
-            exchange.send(x.narrow(dim, start - self._origin, end - start), rank)
-        pieces = []
-        for rank, piece in self.of:
-            shape = list(x.shape)
-            shape[dim] = piece[1] - piece[0]
-            pieces.append((piece, exchange.receive(x.new_empty(shape), rank)))
-        exchange.start()
-        return exchange, pieces
-
-    def join(self, x: Tensor, pieces: list[tuple[Range, Tensor]]) -> Tensor:
-        """The slab with its halo: exactly the range this rank's outputs read."""
-        dim = self._axis.dim
-        parts = list(pieces)
-        if self.local[1] > self.local[0]:
-            start, end = self.local
-            parts.append((self.local, x.narrow(dim, start - self._origin, end - start)))
-        parts.sort(key=lambda part: part[0][0])
-        if not parts:
-            return x.narrow(dim, 0, 0)
-        return torch.cat([tensor for _, tensor in parts], dim)
-
-    def give_back(self, grad: Tensor) -> tuple[Exchange, list[tuple[Range, Tensor]]]:
-        """Start returning the gradients of halo pieces to their owners, and receiving those of
-        ours.
-        """
-        exchange = Exchange(self._axis.layout.group)
-        dim = self._axis.dim
-        for rank, (start, end) in self.of:
-            exchange.send(grad.narrow(dim, start - self.need[0], end - start), rank)
-        pieces = []
-        for rank, piece in self.to:
-            shape = list(grad.shape)
-            shape[dim] = piece[1] - piece[0]
-            pieces.append((piece, exchange.receive(grad.new_empty(shape), rank)))
-        exchange.start()
-        return exchange, pieces
-
-    def collect(self, grad: Tensor, pieces: list[tuple[Range, Tensor]]) -> Tensor:
-        """The slab's gradient: what this rank's outputs say of it and what the neighbours' do."""
-        dim = self._axis.dim
-        low, high = self._axis.layout.owned(self._axis.layout.rank)
-        shape = list(grad.shape)
-        shape[dim] = high - low
-        total = grad.new_zeros(shape)
-        if self.local[1] > self.local[0]:
-            start, end = self.local
-            own = grad.narrow(dim, start - self.need[0], end - start)
-            total.narrow(dim, start - low, end - start).copy_(own)
-        for (start, end), piece in pieces:
-            total.narrow(dim, start - low, end - start).add_(piece)
-        return total
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +31,7 @@ class _Plan:
     whole.
     """
 
-    axes: tuple[_Axis, ...]
+    axes: tuple[Axis, ...]
     stride: tuple[int, int, int]
     padding: tuple[int, int, int]
     dilation: tuple[int, int, int]
@@ -170,21 +49,45 @@ class _Plan:
                 pad[at], pad[at + 1] = axis.zeros((start, end))
         return pad
 
+    def by_kernel(self, weight: Tensor) -> bool:
+        """Whether a kernel reads the pieces where they lie: one split dimension, half precision,
+        and a library for the device.
+        """
+        half = weight.dtype == torch.float16
+        return half and len(self.axes) == 1 and ops.runs_on(weight.device)
+
+    def convolve_in_place(
+        self,
+        slab: Tensor,
+        pieces: list[tuple[Range, Tensor]],
+        weight: Tensor,
+        bias: Tensor | None,
+        outputs: Range,
+    ) -> Tensor:
+        """A range of outputs from the slab and the halo's pieces, which are not concatenated."""
+        (axis,) = self.axes
+        padding = list(self.padding)
+        padding[axis.dim - 2] = axis.padding
+        parts = [(axis.layout.owned(axis.layout.rank)[0], slab)]
+        parts += [(start, tensor) for (start, _), tensor in pieces]
+        done: Tensor = ops.conv3d_split(
+            [tensor for _, tensor in parts],
+            [start for start, _ in parts],
+            weight,
+            None if bias is None else bias.float(),
+            self.stride,
+            padding,
+            self.dilation,
+            self.groups,
+            axis.dim,
+            axis.layout.total,
+            outputs[0],
+            outputs[1] - outputs[0],
+        )
+        return done
+
     def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return F.conv3d(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
-
-
-def _interior(axis: _Axis) -> Range:
-    """Outputs of this rank along an axis that read its own slab and the volume's edge only."""
-    rank = axis.layout.rank
-    mine, (start, end) = axis.layout.owned(rank), axis.outputs(rank)
-    low = mine[0] if mine[0] > 0 else -axis.padding
-    high = mine[1] if mine[1] < axis.layout.total else axis.layout.total + axis.padding
-    while start < end and axis.field((start, start + 1))[0] < low:
-        start += 1
-    while start < end and axis.field((end - 1, end))[1] > high:
-        end -= 1
-    return start, end
 
 
 class _SplitConv3d(torch.autograd.Function):
@@ -194,7 +97,7 @@ class _SplitConv3d(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, plan: _Plan, overlap: bool
     ) -> Tensor:
-        halos = [_Halo(axis) for axis in plan.axes]
+        halos = [Halo(axis) for axis in plan.axes]
         whole = x
         for halo in halos[:-1]:  # corners travel with the next dimension's halo
             exchange, pieces = halo.fetch(whole)
@@ -203,28 +106,42 @@ class _SplitConv3d(torch.autograd.Function):
         last, halo = plan.axes[-1], halos[-1]
         exchange, pieces = halo.fetch(whole)
         outputs = last.outputs(last.layout.rank)
-        inner = _interior(last) if overlap else (outputs[0], outputs[0])
-        middle = _convolve_part(
-            whole, weight, bias, plan, inner, last.layout.owned(last.layout.rank)
+        inner = interior(last) if overlap else (outputs[0], outputs[0])
+        owned = last.layout.owned(last.layout.rank)
+        in_place = plan.by_kernel(weight)
+        middle = (
+            plan.convolve_in_place(whole, [], weight, bias, inner)
+            if in_place
+            else _convolve_part(whole, weight, bias, plan, inner, owned)
         )
         exchange.wait()
-        whole = halo.join(whole, pieces)
         rims = (
             [(outputs[0], inner[0]), (inner[1], outputs[1])] if inner[1] > inner[0] else [outputs]
         )
-        parts = [_convolve_part(whole, weight, bias, plan, rim, halo.need) for rim in rims]
+        if in_place:
+            parts = [plan.convolve_in_place(whole, pieces, weight, bias, rim) for rim in rims]
+        else:
+            joined = halo.join(whole, pieces)
+            parts = [_convolve_part(joined, weight, bias, plan, rim, halo.need) for rim in rims]
         if inner[1] > inner[0]:
             parts.insert(1, middle)
         kept = [part for part in parts if part.shape[last.dim] > 0] or parts[:1]
-        ctx.save_for_backward(whole, weight)
+        if in_place:  # backward alone needs them side by side
+            ctx.save_for_backward(weight, whole, *(tensor for _, tensor in pieces))
+            ctx.ranges = [held for held, _ in pieces]
+        else:
+            ctx.save_for_backward(weight, joined)
+            ctx.ranges = None
         ctx.plan, ctx.halos, ctx.has_bias = plan, halos, bias is not None
         return kept[0] if len(kept) == 1 else torch.cat(kept, last.dim)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        whole, weight = ctx.saved_tensors
+        weight, whole, *tensors = ctx.saved_tensors
         plan: _Plan = ctx.plan
+        if ctx.ranges is not None:
+            whole = ctx.halos[-1].join(whole, list(zip(ctx.ranges, tensors, strict=True)))
         needs_x, needs_w, needs_b = ctx.needs_input_grad[:3]
         pad = plan.edges()
         padded = F.pad(whole, pad) if any(pad) else whole
@@ -362,7 +279,7 @@ def split_conv3d(
     dilations = _triple(dilation, "dilation", 1)
     axes = []
     for d, ranks in zip(dims, groups_of, strict=True):
-        axis = _Axis(
+        axis = Axis(
             dim=d,
             layout=Layout.of(x.shape[d], ranks, x.device),
             kernel=weight.shape[d],

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import re
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
-
-import pytest
 
 CUDA = Path(__file__).parents[2] / "cuda"
 NVCC = CUDA / "build/toolchain/nvidia/cu13/bin/nvcc"
@@ -34,10 +33,11 @@ def test_every_kernel_is_written_down_for_every_device_and_none_spills() -> None
         assert shared <= 48 * 1024, f"{kernel} on {arch}"
 
 
-def test_what_is_written_down_is_what_the_compiler_says(tmp_path: Path) -> None:
-    """Compiled anew where nvcc was fetched before (`make -C cuda toolchain`); never fetches it."""
-    if not NVCC.exists():
-        pytest.skip("nvcc is not fetched: make -C cuda toolchain")
+def test_what_is_written_down_is_what_the_compiler_says(
+    require: Callable[..., None], tmp_path: Path
+) -> None:
+    """Compiled anew with the nvcc that `make test` fetches; the test itself never fetches it."""
+    require("nvcc", NVCC.exists(), "not fetched: make nvcc")
     table = tmp_path / "resources.txt"
     command = ["make", "-s", "-C", str(CUDA), "resources", f"BUILD={tmp_path}", f"NVCC={NVCC}"]
 
