@@ -176,7 +176,7 @@ def compare(
     alone = {"pooled": pooled} | {n: learning.read(folder / n / learning.ROWS) for n in sites}
     for name, rows in alone.items():
         network, _ = learning.base(folder / START, FRESH)
-        train(plan, network, [part(rows, "train")])
+        train(plan, network, [rows])
         yield _line(name if name == "pooled" else f"local {name}", auroc(network, test))
 
 
@@ -190,7 +190,10 @@ def train(plan: Plan, network: Network, sites: Sequence[Table]) -> Course:
         learning.flat(network),
         lambda vector, counts: informed(network, vector, counts),
     )
-    learners = [learning.NetworkLearner(network, rows) for rows in sites]
+    learners = [
+        learning.NetworkLearner(network, part(rows, "train"), held=part(rows, "calibrate"))
+        for rows in sites
+    ]
     outgoing = [Outgoing() for _ in sites]
     for number in range(1, len(plan.stages) + 1):
         ask = course.ask(number, max(3, len(sites)))
