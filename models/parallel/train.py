@@ -14,24 +14,23 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from models import checkpoint
 from models.federated import lesson
-from models.moe import EXPERTS
-from models.network import RISKS, Network, Said
+from models.network import Network
 from models.parallel import transport
+from models.parallel.batch_split import BatchSplit
 from models.parallel.gradients import TopKConfig, TopKState, topk_hook
 from models.parallel.specialists import SplitNetwork, expert_parallel
-from models.parallel.volumes import even_sizes
 from models.training.cache import Table
 
 
@@ -69,80 +68,6 @@ class Plan:
             raise ValueError("gradients are compressed where all ranks hold all experts")
         if self.top is not None and not self.experts:
             raise ValueError("top is of experts spread over ranks")
-
-
-_HEARD: Final = ("logits", "gate", "share", "novelty")
-"""Of what a network says, what a loss needs."""
-
-
-class _Gather(torch.autograd.Function):
-    """Rows of all ranks, in their order; the gradient of a rank's own rows comes back."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, part: Tensor, sizes: list[int], group: dist.ProcessGroup, scale: float
-    ) -> Tensor:
-        rank = dist.get_rank(group)
-        ctx.start, ctx.size, ctx.scale = sum(sizes[:rank]), sizes[rank], scale
-        # Gloo gathers equal sizes only; even ones differ by a row.
-        padded = part.new_zeros(max(sizes), part.shape[1])
-        padded[: len(part)] = part
-        every = part.new_empty(len(sizes) * max(sizes), part.shape[1])
-        dist.all_gather_into_tensor(every, padded, group=group)
-        parts = torch.split(every, max(sizes))
-        return torch.cat([one[:size] for one, size in zip(parts, sizes, strict=True)])
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        return grad[ctx.start : ctx.start + ctx.size] * ctx.scale, None, None, None
-
-
-class BatchSplit(nn.Module):
-    """A network that is given a whole batch on every rank and computes this rank's rows of it.
-
-    Args:
-        network: From features to `Said`.
-        group: The ranks; None for this process alone.
-        averaged: Whether what trains it averages gradients over the ranks, as DDP does, instead of
-            adding them.
-    """
-
-    absent_D: Tensor
-
-    def __init__(
-        self, network: nn.Module, group: dist.ProcessGroup | None, *, averaged: bool = False
-    ) -> None:
-        super().__init__()
-        self.network, self.group = network, group
-        inner = network.module if isinstance(network, DistributedDataParallel) else network
-        # Batches are prepared where the rows lie, on the CPU.
-        absent = cast("Network", inner).absent_D
-        self.register_buffer("absent_D", absent.cpu(), persistent=False)
-        self._place = absent.device
-        self._averaged = averaged
-
-    def forward(self, signals: Tensor, minutes: Tensor, case: Tensor) -> Said:
-        """What all ranks together say of features [B, S, D], [B, V, E] and [B, F]; a collective.
-
-        The answer's `hidden` are those of this rank's rows alone.
-        """
-        if self.group is None:
-            alone: Said = self.network(*(x.to(self._place) for x in (signals, minutes, case)))
-            return replace(alone, **{name: getattr(alone, name).cpu() for name in _HEARD})
-        world, rank = dist.get_world_size(self.group), dist.get_rank(self.group)
-        sizes = even_sizes(len(signals), world)
-        # A rank without rows runs one, which counts nowhere, so that it takes part in everything.
-        start = min(sum(sizes[:rank]), len(signals) - 1)
-        mine = slice(start, start + max(1, sizes[rank]))
-        said: Said = self.network(*(x[mine].to(self._place) for x in (signals, minutes, case)))
-        part = torch.cat([said.logits, said.gate, said.share, said.novelty.unsqueeze(1)], 1)
-        scale = float(world) if self._averaged else 1.0
-        every = _Gather.apply(part[: sizes[rank]], sizes, self.group, scale)
-        logits, gate, share, novelty = torch.split(
-            every.cpu(), [len(RISKS), len(EXPERTS), len(EXPERTS), 1], 1
-        )
-        return Said(logits, gate, share, novelty[:, 0], said.hidden)
 
 
 class Stepper:
