@@ -68,8 +68,8 @@ def bench(
     with console.status(names[0]) as status:
         for name, found in measuring.run(names, world, device, kernels):
             rows += found
+            if result is not None:  # what is measured is kept if a later system fails
+                result.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
             after = names.index(name) + 1
             status.update(names[after] if after < len(names) else "done")
     console.print(table(rows, f"{world} processes, {device}, {os.cpu_count()} cores"))
-    if result is not None:
-        result.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")

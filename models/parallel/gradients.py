@@ -188,8 +188,7 @@ def topk_hook(
             indices = rice_decode(one[end:].cpu().numpy(), count, buffer.numel())
             part = values_decode(one[:end], config.value_bits)
             total.index_add_(0, torch.from_numpy(indices).to(buffer.device), part)
-        mean: Tensor = total.div_(world).to(buffer.dtype)
-        return mean
+        return total.div_(world).to(buffer.dtype)
 
     future: torch.futures.Future[Tensor] = work.get_future().then(gather)
     return future
@@ -203,7 +202,8 @@ def largest(x: Tensor, count: int) -> Tensor:
     entries are left to be ranked.
     """
     if x.is_cuda and ops.runs_on(x.device):
-        return ops.topk_indices(x, count)
+        chosen: Tensor = ops.topk_indices(x, count)
+        return chosen
     size = x.abs()
     width = x.numel() // (8 * count)
     if width > 1:

@@ -1,0 +1,82 @@
+"""Ranks as local processes, what their sockets sent, and what a call took."""
+
+from __future__ import annotations
+
+import socket
+import threading
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from models.parallel import bench, ranks, volumes_bench
+from models.parallel.measured import Row
+
+SENT = 300_000
+
+
+def test_the_bytes_of_a_connection_are_those_that_the_kernel_sent() -> None:
+    """Counted for whoever opened the socket, each once."""
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        socket.create_connection(server.getsockname()) as client,
+        server.accept()[0] as other,
+    ):
+        before = ranks.socket_bytes()
+        reader = threading.Thread(target=lambda: other.recv(SENT, socket.MSG_WAITALL))
+        reader.start()
+        client.sendall(bytes(SENT))
+        reader.join()
+
+        sent = ranks.socket_bytes() - before
+
+    assert SENT <= sent < 1.1 * SENT
+
+
+def test_a_call_s_peak_is_what_it_holds_at_once() -> None:
+    """Two tensors in turn count once; what was held before does not count."""
+
+    def call() -> None:
+        for _ in range(2):
+            torch.ones(10_000_000)
+
+    peak = ranks.peak_bytes(call, torch.device("cpu"))
+
+    assert 35e6 < peak < 60e6
+
+
+def _world(device: torch.device, add: int) -> int:
+    total = torch.tensor([dist.get_rank() + add], device=device)
+    dist.all_reduce(total)
+    return int(total)
+
+
+def _small(device: torch.device) -> list[Row]:
+    volumes_bench.SHAPE = (1, 12, 10, 8)  # type: ignore[misc]
+    return volumes_bench.measure(device)
+
+
+def test_ranks_work_together_and_rank_0_tells() -> None:
+    """Two real processes over gloo."""
+    assert ranks.run(_world, 2, 10) == 21
+
+
+def test_a_reshard_is_measured_against_its_reference() -> None:
+    """Exact, and no byte more than must move, but for the mask's bits."""
+    whole, body = ranks.run(_small, 2)
+
+    assert whole.reference_error == body.reference_error == 0.0
+    assert whole.bytes == 12 * 10 * 8 * 4 // 2
+    assert body.bytes < whole.bytes
+    assert whole.ratio == pytest.approx(whole.beside_ms / whole.time_ms)
+
+
+def test_a_secure_sum_is_measured_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sum is right to half a step of the fixed point, in four bytes a parameter."""
+    monkeypatch.setattr(bench.federated_bench, "SIZE", 20_000)
+
+    ((name, (row,)),) = bench.run(["secure-sum"], 2)
+
+    assert name == "secure-sum"
+    assert row.reference_error < 1e-6
+    assert row.bytes < 4.5 * 20_000
