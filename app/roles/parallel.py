@@ -63,7 +63,7 @@ def bench(
         raise BadSetting(f"device: {device!a} is not allowed: cpu or cuda")
     console = Console()
     if not console.is_terminal:
-        console = Console(width=120)
+        console = Console(width=150)
     rows: list[Row] = []
     with console.status(names[0]) as status:
         for name, found in measuring.run(names, world, device, kernels):
