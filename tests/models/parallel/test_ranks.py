@@ -45,26 +45,18 @@ def test_a_call_s_peak_is_what_it_holds_at_once() -> None:
     assert 35e6 < peak < 60e6
 
 
-def _world(device: torch.device, add: int) -> int:
+def _small(device: torch.device, add: int) -> tuple[int, list[Row]]:
     total = torch.tensor([dist.get_rank() + add], device=device)
     dist.all_reduce(total)
-    return int(total)
-
-
-def _small(device: torch.device) -> list[Row]:
     volumes_bench.SHAPE = (1, 12, 10, 8)  # type: ignore[misc]
-    return volumes_bench.measure(device)
+    return int(total), volumes_bench.measure(device)
 
 
-def test_ranks_work_together_and_rank_0_tells() -> None:
-    """Two real processes over gloo."""
-    assert ranks.run(_world, 2, 10) == 21
+def test_ranks_work_together_and_a_reshard_is_measured_against_its_reference() -> None:
+    """Two real processes over gloo: exact, and no byte more than must move, but the mask's bits."""
+    total, (whole, body) = ranks.run(_small, 2, 10)
 
-
-def test_a_reshard_is_measured_against_its_reference() -> None:
-    """Exact, and no byte more than must move, but for the mask's bits."""
-    whole, body = ranks.run(_small, 2)
-
+    assert total == 21
     assert whole.reference_error == body.reference_error == 0.0
     assert whole.bytes == 12 * 10 * 8 * 4 // 2
     assert body.bytes < whole.bytes
