@@ -74,7 +74,7 @@ def evaluate(
         )
         weights_on = (
             "drivers and novelty: these weights on the test part of the patients; bounds: the "
-            "weights' bounds around what was said of it out of fold"
+            "weights' bounds around what was said out of fold, novelty as none where not known"
         )
         command += " --predictions OUT/predictions.npz"
     if limit is not None:

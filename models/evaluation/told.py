@@ -6,7 +6,7 @@ Axes: k rows, S signals, R risks, E experts, K drivers.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -265,26 +265,18 @@ def bounded(own: Told, other: Told, calibration: Calibration) -> Told:
     """Out-of-fold probabilities with the bounds that weights give them.
 
     Args:
-        own: Of the weights; its rows that the other has, and their novelty, are used.
+        own: Of the weights: the novelty of its rows widens, that of others is not known (NaN) and
+            counts as none.
         other: Out of fold.
         calibration: Of the weights.
     """
+    novelty = np.full(len(other.row), np.nan)
     at = np.minimum(np.searchsorted(other.row, own.row), len(other.row) - 1)
     here = other.row[at] == own.row
-    p, novelty = other.p[at[here]], own.novelty[here]
-    odds = torch.logit(torch.from_numpy(np.clip(p, 1e-9, 1 - 1e-9)))
-    _, low, high = calibration.bounds(odds, torch.from_numpy(novelty))
-    return Told(
-        row=own.row[here],
-        p=p,
-        low=low.numpy(),
-        high=high.numpy(),
-        positive=other.positive[at[here]],
-        novelty=novelty,
-        share=own.share[here],
-        driver_signal=own.driver_signal[here],
-        driver_effect=own.driver_effect[here],
-    )
+    novelty[at[here]] = own.novelty[here]
+    odds = torch.logit(torch.from_numpy(np.clip(other.p, 1e-9, 1 - 1e-9)))
+    _, low, high = calibration.bounds(odds, torch.from_numpy(np.nan_to_num(novelty)))
+    return replace(other, low=low.numpy(), high=high.numpy(), novelty=novelty)
 
 
 def _stays(cohort: Cohort, names: NDArray[np.str_], stay: NDArray[Any]) -> NDArray[np.int64]:

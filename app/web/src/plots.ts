@@ -41,7 +41,7 @@ export function ticks(min: number, max: number, log = false): number[] {
   if (log) {
     for (let decade = Math.floor(Math.log10(min)); decade <= Math.log10(max); decade++)
       for (const step of [1, 3]) {
-        const value = step * 10 ** decade;
+        const value = Number((step * 10 ** decade).toPrecision(3));
         if (value >= min * 0.999 && value <= max * 1.001) out.push(value);
       }
     return out;
