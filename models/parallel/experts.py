@@ -164,9 +164,6 @@ def _return(
     return [section[0].to(parts.dtype) for section in came], size
 
 
-_made: dict[str, int] = {}
-
-
 def _agree(members: list[int], timeout_s: float) -> None:
     """Wait until every member has said that its group has these members.
 
@@ -174,7 +171,8 @@ def _agree(members: list[int], timeout_s: float) -> None:
     """
     store = dist.distributed_c10d._get_default_store()
     name = ",".join(str(rank) for rank in members)
-    number = _made[name] = _made.get(name, 0) + 1
+    # Counted in the store, not here: a process may have been a rank of earlier worlds.
+    number = store.add(f"vitalstream/experts/{name}/made/{dist.get_rank()}", 1)
     store.set(f"vitalstream/experts/last/{dist.get_rank()}", name)
     store.set(f"vitalstream/experts/{name}/{number}/{dist.get_rank()}", name)
     for rank in members:
