@@ -46,6 +46,7 @@ def run(settings: Settings) -> None:
 def worker(settings: Settings) -> None:
     """Consume observations, predict, publish predictions. Start as many as there are cores."""
     _needs_kafka(settings)
+    import_module("app.preflight").model(settings)
     serve(lambda metrics: watched(settings, metrics, role("worker", "Worker", settings, metrics)))
 
 

@@ -12,6 +12,8 @@ def explain(error: Exception) -> tuple[int, str]:
     kind, text = type(error).__name__, str(error)
     if isinstance(error, BadSetting) or kind == "BadDatabase":
         return 2, text
+    if kind == "NoSuchDevice":
+        return 2, f"devices: {text}"
     if kind == "BadCheckpoint":
         return 2, f"model: {text}"
     if kind in ("KafkaConnectionError", "NoBrokersAvailable"):

@@ -69,6 +69,10 @@ class EngineMissing(RuntimeError):
     """The serving engine was asked for and was not built."""
 
 
+class NoSuchDevice(ValueError):
+    """A GPU that this machine does not have."""
+
+
 class Predictor:
     """One device's copy of the network with its calibration, scores and drivers.
 
@@ -202,6 +206,11 @@ def load(path: Path | None = None, device: str = "cpu", threads: int = 1) -> Pre
 
     Raises:
         models.checkpoint.BadCheckpoint: The file is not a model for this program.
+        NoSuchDevice: The device is a GPU that is not there.
     """
+    if device.startswith("cuda"):
+        there = torch.cuda.device_count()
+        if int(device.partition(":")[2] or 0) >= there:
+            raise NoSuchDevice(f"{device!r} is not allowed: this machine has {there} GPUs")
     model, version = checkpoint.load(path or checkpoint.SHIPPED)
     return Predictor(model, version, device, threads)

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import gc
 import json
-import socket
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any, Final
 import structlog
 import uvicorn
 
+from app import preflight
 from app.api.application import application
 from app.api.feed import Feed
 from app.api.problems import Problem
@@ -66,11 +66,8 @@ class Api:
     ) -> None:
         if settings.kafka is None:
             raise BadSetting("kafka: nothing is not allowed: HOST:PORT, comma-separated")
-        if settings.token is None and not settings.loopback:
-            raise BadSetting(
-                f"token: nothing is not allowed with host {settings.host!r}: "
-                "whatever is reachable from elsewhere needs a token (VITALSTREAM_TOKEN)"
-            )
+        preflight.token(settings)
+        preflight.model(settings)
         self._settings = settings
         self._servers = settings.kafka
         self._metrics = metrics
@@ -120,7 +117,8 @@ class Api:
             BadSetting: The address cannot be had.
             KafkaError: No broker answers.
         """
-        listener = self._listen()
+        listener = preflight.listener(self._settings)
+        self.port = listener.getsockname()[1]
         try:
             await self._producer.start()
             await self._ping()
@@ -195,25 +193,6 @@ class Api:
             "database": self._database,
             "model": self._adhoc_state,
         }
-
-    def _listen(self) -> socket.socket:
-        settings = self._settings
-        try:
-            found = socket.getaddrinfo(
-                settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-            )
-            listener = socket.socket(found[0][0], socket.SOCK_STREAM)
-            try:
-                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                listener.bind(found[0][4])
-            except OSError:
-                listener.close()
-                raise
-        except OSError as error:
-            which = f"host: {settings.host!r}" if error.errno != 98 else f"port: {settings.port}"
-            raise BadSetting(f"{which} is not allowed: {error.strerror}") from error
-        self.port = listener.getsockname()[1]
-        return listener
 
     async def _publish(self, topic: str, key: str, value: bytes | None) -> None:
         try:

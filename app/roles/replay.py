@@ -133,14 +133,16 @@ class Replay:
             raise BadSetting(f"speed: {speed} is not allowed: a positive number, or max")
         if limit is not None and limit < 1:
             raise BadSetting(f"limit: {limit} is not allowed: at least 1")
-        if not paths and settings.data is None:
-            raise BadSetting("paths: none is not allowed: archives or folders of the recorded set")
         self._settings, self._servers = settings, settings.kafka
-        self._paths = list(paths) or [_folder(settings, dataset)]
+        self._paths = list(paths)
+        if not paths and settings.data is not None:
+            self._paths = [settings.data / _FOLDERS.get(dataset, dataset)]
         try:
             self._set = open_set(dataset, self._paths)
         except ValueError as error:
             raise BadSetting(f"dataset: {error}") from error
+        if not self._paths:
+            raise BadSetting("paths: none is not allowed: archives or folders of the recorded set")
         if absent := next((path for path in self._paths if not path.exists()), None):
             raise BadSetting(f"paths: '{absent}' is not allowed: no such file or folder")
         self._speed, self._limit = speed, limit
@@ -294,8 +296,3 @@ class Replay:
             self._failed = self._failed or error
         else:
             self.acknowledged += 1
-
-
-def _folder(settings: Settings, dataset: str) -> Path:
-    assert settings.data is not None
-    return settings.data / _FOLDERS.get(dataset, dataset)

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import structlog
 
+from app import preflight
 from app.lifecycle import Deadline, Health, Role
 from app.metrics import Metrics
 from app.roles.late import Late, Together
@@ -114,9 +115,13 @@ def roles(settings: Settings, metrics: Metrics) -> Sequence[Role]:
     """All roles of one process, in the order of their start.
 
     Raises:
-        BadSetting: The data folder cannot be written, or the API would be open to others.
+        BadSetting: The data folder cannot be written, the address cannot be had, the model is no
+            file, or the API would be open to others.
     """
-    if settings.token is None and settings.loopback:
+    preflight.token(settings)
+    preflight.model(settings)
+    preflight.listener(settings).close()
+    if settings.token is None:
         settings = settings.model_copy(update={"token": secrets.token_urlsafe(24)})
     if settings.database is None:
         _writable(settings)

@@ -46,6 +46,11 @@ def call(*options: str, **environment: str) -> subprocess.CompletedProcess[str]:
         (["evaluate", "--data", ".", "--limit", "1.5"], {}, "limit: '1.5' is not allowed: a whole"),
         (["evaluate", "--data", ".", "--model", "LICENSE"], {}, "model: LICENSE: "),
         (["nonsense"], {}, "No such command"),
+        (["run", "--host", "none.invalid", "--token", "12345678"], {}, "host: 'none.invalid' is"),
+        (["run", "--model", "/none"], {}, "model: '/none' is not allowed: no such file"),
+        (["worker", "--kafka", "h:1", "--model", "/none"], {}, "model: '/none' is not allowed"),
+        (["api", "--kafka", "h:1", "--model", "/none"], {}, "model: '/none' is not allowed"),
+        (["replay", "x", "--kafka", "h:1"], {}, "dataset: unknown set 'x', expected one of phys"),
     ],
 )
 def test_a_bad_setting_ends_with_two_and_one_line(
@@ -55,9 +60,8 @@ def test_a_bad_setting_ends_with_two_and_one_line(
     done = call(*options, **environment)
 
     assert done.returncode == 2, done.stderr
-    last = done.stderr.strip().splitlines()[-1]
-    assert last.startswith(f"vitalstream: {says}")
-    assert "Traceback" not in done.stderr
+    (line,) = done.stderr.strip().splitlines()
+    assert line.startswith(f"vitalstream: {says}")
     assert done.stdout == ""
 
 
@@ -77,7 +81,15 @@ def test_a_port_in_use_is_one_line() -> None:
         done = call("run", "--port", port, "--data-dir", "/tmp/vitalstream-test-cli")
 
     assert done.returncode == 2
-    assert f"port: {port} is not allowed: Address already in use" in done.stderr
+    assert done.stderr == f"vitalstream: port: {port} is not allowed: Address already in use\n"
+
+
+def test_a_device_that_is_not_there_is_a_bad_setting() -> None:
+    """Told with what there is instead, once the model is to be loaded."""
+    done = call("worker", "--kafka", "127.0.0.1:1", "--devices", "cuda:99")
+
+    assert done.returncode == 2
+    assert "vitalstream: devices: 'cuda:99' is not allowed: this machine has" in done.stderr
 
 
 def test_an_absent_broker_is_one_line() -> None:
