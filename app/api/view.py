@@ -127,6 +127,8 @@ class LatestView:
                 if not newer and head.ts_ms <= known.ts_ms:
                     return False
             moved = known is None
+        elif head.case_id is None and bed.case is not None and not bed.vacant:
+            return False  # the worker has yet to read of the case
         else:
             if head.case_id in bed.earlier or record_ms <= bed.case_ms:
                 self._was_earlier(bed, head.case_id)

@@ -77,6 +77,16 @@ def test_a_new_case_replaces_and_the_earlier_never_returns() -> None:
     assert shown(view) == 7
 
 
+def test_a_prediction_that_knows_no_case_yet_does_not_undo_the_case() -> None:
+    """The worker reads of a case a moment after the view; the case's predictions are not lost."""
+    view = LatestView(30_000)
+    view.case("A", case("c1"), NOW, NOW)
+
+    assert not view.prediction(prediction(1, case=None), NOW + 5, NOW)
+    assert view.prediction(prediction(2, case="c1"), NOW + 10, NOW)
+    assert shown(view) == 2
+
+
 def test_a_case_that_only_observations_name_replaces_too() -> None:
     """Not every hospital sends cases."""
     view = LatestView(30_000)
