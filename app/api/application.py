@@ -9,14 +9,16 @@ from fastapi import FastAPI, Security
 from fastapi.openapi.utils import get_openapi
 from fastapi.security import HTTPBearer
 from starlette.responses import FileResponse
+from starlette.routing import Match, Mount
 from starlette.staticfiles import StaticFiles
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Scope
 
 from app.api import problems, schemas
-from app.api.auth import Door
+from app.api.auth import Door, protected
 from app.api.routes import alerts, beds, operations, predictions, stream
 from app.api.services import Services
 
+_OPERATIONS: Final = ("/metrics", "/health/")
 PAGE: Final = Path(__file__).resolve().parents[1] / "web" / "dist"
 DESCRIPTION: Final = """Each bed's newest prediction, its history, its alerts and a live stream.
 
@@ -25,6 +27,16 @@ DESCRIPTION: Final = """Each bed's newest prediction, its history, its alerts an
 Times are integer milliseconds since the Unix epoch, UTC. Values are in the signal's UCUM unit.
 Errors are problem details (RFC 9457). Everything below `/v1` needs `Authorization: Bearer TOKEN`.
 """
+
+
+class _Page(Mount):
+    """The page: whatever is not the API's, whose own routes say which methods they have."""
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """No path of the API."""
+        if protected(scope["path"]) or scope["path"].startswith(_OPERATIONS):
+            return Match.NONE, {}
+        return super().matches(scope)
 
 
 def application(services: Services, token: str | None, page: Path = PAGE) -> ASGIApp:
@@ -49,11 +61,11 @@ def _routes(services: Services | None, page: Path) -> FastAPI:
         license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
     )
     app.state.services = services
-    problems.install(app)
+    routers = (beds.router, alerts.router, predictions.router, stream.router, operations.router)
+    problems.install(app, [route for router in routers for route in router.routes])
     bearer = Security(HTTPBearer(auto_error=False, description="The token of the API."))
-    for router in (beds.router, alerts.router, predictions.router, stream.router):
-        app.include_router(router, dependencies=[bearer])
-    app.include_router(operations.router)
+    for router in routers:
+        app.include_router(router, dependencies=[bearer] if router is not operations.router else [])
     app.openapi = lambda: _document(app)  # type: ignore[method-assign]
 
     @app.get("/docs", include_in_schema=False)
@@ -64,7 +76,7 @@ def _routes(services: Services | None, page: Path) -> FastAPI:
         return FileResponse(viewer)
 
     if (page / "index.html").is_file():
-        app.mount("/", StaticFiles(directory=page, html=True), name="page")
+        app.router.routes.append(_Page("/", StaticFiles(directory=page, html=True), name="page"))
     return app
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -12,6 +12,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import BaseRoute, Match, Route
 
 from app.api.schemas import Problem as ProblemSchema
 
@@ -64,17 +65,21 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
     }
 
 
-def install(app: FastAPI) -> None:
-    """Answer every error of the application as a problem."""
+def install(app: FastAPI, routes: Sequence[BaseRoute]) -> None:
+    """Answer every error of the application as a problem; `routes` say which methods there are."""
 
     @app.exception_handler(Problem)
     async def _problem(_: Request, error: Problem) -> Response:
         return response(error.status, error.detail, error.headers)
 
     @app.exception_handler(HTTPException)
-    async def _http(_: Request, error: HTTPException) -> Response:
+    async def _http(request: Request, error: HTTPException) -> Response:
         detail = None if error.detail == HTTPStatus(error.status_code).phrase else error.detail
-        return response(error.status_code, detail, error.headers)
+        headers = error.headers
+        if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+            found = _methods(request, routes)
+            headers = {"allow": ", ".join(sorted(found))} if found else headers
+        return response(error.status_code, detail, headers)
 
     @app.exception_handler(RequestValidationError)
     async def _invalid(_: Request, error: RequestValidationError) -> Response:
@@ -88,3 +93,12 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(Exception)
     async def _failed(request: Request, error: Exception) -> Response:
         return response(500, "this is our fault; the log has the cause")
+
+
+def _methods(request: Request, routes: Sequence[BaseRoute]) -> set[str]:
+    """What a path answers to; it may be that of more than one route."""
+    found: set[str] = set()
+    for route in routes:
+        if isinstance(route, Route) and route.matches(request.scope)[0] is not Match.NONE:
+            found |= route.methods or set()
+    return found

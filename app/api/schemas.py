@@ -106,6 +106,12 @@ class Case(_Open):
     spo2_scale: Literal[1, 2] | None = Field(None, description="NEWS2's SpO2 scale.")
 
 
+class PutCase(Case):
+    """A case on its way into a bed."""
+
+    bed_id: str | None = Field(None, description="Where given, the bed of the path.")
+
+
 class AdhocCase(Case):
     """A case that lies in no bed."""
 

@@ -29,16 +29,16 @@ Said = Annotated[schemas.Action | None, Body()]
 async def alerts(
     given: Given,
     state: Annotated[
-        Literal["active", "open", "acknowledged", "snoozed", "escalated", "closed"] | None,
-        Query(description="`active` is every state but closed."),
+        Literal["active", "open", "acknowledged", "snoozed", "escalated", "closed", ""] | None,
+        Query(description="`active` is every state but closed; empty: all."),
     ] = None,
     bed_id: Annotated[
-        str | None, Query(min_length=1, max_length=128, pattern=schemas.BED_PATTERN)
+        str | None, Query(max_length=128, pattern=f"^$|{schemas.BED_PATTERN}")
     ] = None,
     limit: Annotated[int, Query(ge=1, le=10_000)] = 1_000,
 ) -> Response:
     """Alerts with who did what to them, when and why."""
-    return answer({"alerts": await ask(given.store.alerts, state, bed_id, limit)})
+    return answer({"alerts": await ask(given.store.alerts, state or None, bed_id or None, limit)})
 
 
 def _route(action: Action, summary: str, text: str) -> None:

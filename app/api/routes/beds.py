@@ -58,7 +58,9 @@ async def trends(
     ] = "hr,spo2,resp,map",
     from_ms: Time = None,
     to_ms: Time = None,
-    step_s: Annotated[int, Query(ge=60, le=86_400, description="Whole minutes.")] = 60,
+    step_s: Annotated[
+        int, Query(ge=1, le=86_400, description="Rounded up to whole minutes; the answer says.")
+    ] = 60,
 ) -> Response:
     """Mean, minimum and maximum of each signal by step; by default of the last 24 hours."""
     names = list(dict.fromkeys(name.strip() for name in signals.split(",") if name.strip()))
@@ -78,8 +80,10 @@ async def trends(
     responses={202: {"model": schemas.Accepted}, **documented(503)},
     summary="Someone lies in a bed",
 )
-async def put_case(given: Given, bed_id: BedIdParameter, case: schemas.Case) -> Response:
+async def put_case(given: Given, bed_id: BedIdParameter, case: schemas.PutCase) -> Response:
     """Publish who lies in a bed. A new `case_id` empties the bed's window before anything else."""
+    if case.bed_id not in (None, bed_id):
+        raise Problem(422, "bed_id: the body speaks of another bed than the path")
     return await _publish(given, bed_id, case.model_dump(exclude_defaults=False))
 
 

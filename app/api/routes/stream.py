@@ -30,7 +30,7 @@ Given = Annotated[Services, Depends(services)]
 async def stream(
     given: Given,
     beds: Annotated[
-        str | None, Query(max_length=20_000, description="Beds, comma-separated; default all.")
+        str | None, Query(max_length=20_000, description="Beds, comma-separated; empty: all.")
     ] = None,
     every_ms: Annotated[
         int, Query(ge=0, le=60_000, description="Least time between rounds; 0 sends at once.")
@@ -40,7 +40,7 @@ async def stream(
     ] = None,
 ) -> StreamingResponse:
     """Every bed's newest prediction, its state and its alerts, as they come."""
-    chosen = None if beds is None else frozenset(bed for bed in beds.split(",") if bed)
+    chosen = frozenset(bed for bed in beds.split(",") if bed) if beds else None
     if chosen is not None and not chosen:
         raise Problem(422, "beds: at least one, comma-separated")
     return StreamingResponse(

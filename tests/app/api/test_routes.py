@@ -114,6 +114,48 @@ def test_patient_data_needs_the_token(ward: Any, sent: str) -> None:
             assert answer.status_code != 401, path
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("POST", "/v1/beds", "GET"),
+        ("PATCH", "/v1/beds/A/case", "DELETE, GET, PUT"),
+        ("GET", "/v1/predictions", "POST"),
+        ("GET", "/v1/alerts/a/snooze", "POST"),
+        ("DELETE", "/health/ready", "GET"),
+    ],
+)
+def test_a_method_that_is_not_there_is_told_which_are(
+    ward: Any, method: str, path: str, allowed: str
+) -> None:
+    """The route answers, not the page behind it."""
+    answer = ward.client.request(method, path)
+
+    assert answer.status_code == 405
+    assert answer.headers["allow"] == allowed
+
+
+def test_filters_left_empty_filter_nothing(ward: Any) -> None:
+    """As a form sends them; what names nothing is not taken for a name."""
+    assert ward.client.get("/v1/alerts?state=&bed_id=").json() == {"alerts": []}
+    assert ward.client.get("/v1/alerts?state=none").status_code == 422
+
+
+def test_trends_are_of_whole_minutes(ward: Any) -> None:
+    """A finer step is not to be had; the answer says which it is."""
+    said = ward.client.get("/v1/beds/A/trends?signals=hr&step_s=90").json()
+    assert said == {"step_s": 120, "signals": {"hr": []}}
+    assert ward.client.get("/v1/beds/A/trends?signals=hr&step_s=1").json()["step_s"] == 60
+
+
+def test_a_case_of_another_bed_is_refused(ward: Any) -> None:
+    """A body that names its bed says where it belongs."""
+    body = {"bed_id": "B", "case_id": "c9", "admitted_ms": ward.now}
+
+    assert ward.client.put("/v1/beds/A/case", json=body).status_code == 422
+    assert ward.published == []
+    assert ward.client.put("/v1/beds/B/case", json=body).status_code == 202
+
+
 def test_a_case_is_published_and_accepted(ward: Any) -> None:
     """PUT publishes the case, DELETE a tombstone."""
     body = {"case_id": "c9", "admitted_ms": ward.now, "age_years": 67, "unknown": 1}
