@@ -247,7 +247,8 @@ class Pipeline:
             "beds": (beds < most, f"{beds} of at most {most}"),
             "model": (
                 True,
-                f"{self._model.name} {self._model.version}, kernels: torch reference",
+                f"{self._model.name} {self._model.version}, "
+                f"{getattr(self._model, 'engine', 'own')} engine",
             ),
         }
         return parts | dict(self.scoring.shards.health())

@@ -387,6 +387,15 @@ async def test_strangers_are_refused_when_there_is_no_room(start: Start, emit: s
     assert bench.pipeline.health()["beds"] == (False, "2 of at most 2")
 
 
+async def test_readiness_names_the_model_and_what_computes_it(start: Start) -> None:
+    """The engine in use, not one that might be."""
+    pipeline = (await start()).pipeline
+    model: Any = pipeline._model
+    model.engine = "native"
+    said = f"{model.name} {model.version}, native engine"
+    assert pipeline.health()["model"] == (True, said)
+
+
 async def test_a_restore_makes_no_room_for_strangers(start: Start) -> None:
     """The log still holds what was refused; reading it again brings no bed."""
     bench = await start(max_beds=1)
