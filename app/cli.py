@@ -62,6 +62,7 @@ def worker(settings: Settings) -> None:
     "max_beds",
     "bed_idle_h",
     "retention_days",
+    "model",
 )
 def ward(settings: Settings) -> None:
     """Consume predictions: alerts, history and trends into the database."""

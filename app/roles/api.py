@@ -5,16 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-import json
 import time
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any, Final
 
 import structlog
 import uvicorn
 
-from app import preflight
+from app import card, preflight
 from app.api.application import application
 from app.api.feed import Feed
 from app.api.problems import Problem
@@ -36,7 +34,6 @@ SWEEP_S: Final = 1.0
 PING_S: Final = 5.0
 ACK_S: Final = 10.0
 DAY_MS: Final = 86_400_000
-CARD: Final = Path(__file__).resolve().parents[2] / "models" / "weights" / "card.json"
 
 
 class _Server(uvicorn.Server):
@@ -257,14 +254,10 @@ class Api:
         gc.freeze()
 
     def _card(self) -> dict[str, Any]:
-        path = CARD if self._settings.model is None else self._settings.model.parent / "card.json"
-        card: dict[str, Any] = {}
-        with contextlib.suppress(FileNotFoundError):
-            card = json.loads(path.read_text())
-        model = self._model
-        card["loaded"] = (
+        found, model = card.read(self._settings.model), self._model
+        found["loaded"] = (
             {}
             if model is None
             else {"model": model.name, "model_version": model.version, "device": model.device}
         )
-        return card
+        return found

@@ -13,6 +13,7 @@ from typing import Final, TypeVar
 
 import structlog
 
+from app import card
 from app.lifecycle import Deadline, Health
 from app.ops import Ops
 from app.settings import BadSetting, Settings
@@ -77,6 +78,7 @@ class Ward:
             telemetry,
             settings.max_beds,
             self._idle_ms,
+            card.thresholds(settings.model),
         )
         self._consumer = GroupConsumer(
             settings.kafka,

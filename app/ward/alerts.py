@@ -20,6 +20,8 @@ from app.ward.standing import Standing
 from app.ward.tables import NO_CASE
 from streaming.messages import AlertState, Case
 
+Thresholds = Mapping[str, Mapping[str, float]]
+"""Model version to risk to threshold; of a version that is not in here nothing is known."""
 _NAMESPACE: Final = uuid.UUID("6f0e1f0c-7a53-4d0e-9a44-6d2c5e0e7d11")
 
 
@@ -31,6 +33,7 @@ class Engine:
         beds: What is remembered of them.
         standing: Their alerts that are not closed.
         most_beds: Beds that there is `room` for.
+        thresholds: Of each model version, each risk's.
     """
 
     def __init__(
@@ -39,7 +42,9 @@ class Engine:
         beds: Iterable[Bed] = (),
         standing: Iterable[Standing] = (),
         most_beds: int = 100_000,
+        thresholds: Thresholds | None = None,
     ) -> None:
+        self._thresholds = thresholds or {}
         self._stale_ms = stale_after_ms
         self._most_beds = most_beds
         self.beds: dict[str, Bed] = {bed.bed_id: bed for bed in beds}
@@ -113,8 +118,9 @@ class Engine:
         moved = bed.case_id != before and self._close_others(bed, "another case", now_ms)
         bed.ts_ms = max(bed.ts_ms, head.ts_ms)
         live = head.produced_ms - head.ts_ms <= self._stale_ms
+        thresholds = self._thresholds.get(head.model_version, {})
         for kind in CLINICAL:
-            found = evidence.judge(kind, head, bed, live)
+            found = evidence.judge(kind, head, bed, live, thresholds)
             if found is not None:
                 timer = bed.timer(kind)
                 holds, timer.value, timer.threshold = found

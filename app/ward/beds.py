@@ -134,7 +134,7 @@ class Bed(Struct, omit_defaults=True):
         self.previous = [c for c in self.previous if c != case_id]
         self.previous = [*self.previous, self.case_id][-KEPT_CASES:]
         self.case_id = case_id
-        self.closed_ms = -1
+        self.closed_ms = self.kept_ms = -1
         self.forget()
 
     def forget(self) -> None:

@@ -14,7 +14,7 @@ import msgspec
 import structlog
 
 from app.ward import history
-from app.ward.alerts import Engine
+from app.ward.alerts import Engine, Thresholds
 from app.ward.evidence import Head
 from app.ward.history import Kept
 from app.ward.ledger import Book, Ledger, Place, Position
@@ -60,6 +60,7 @@ class Desk:
         telemetry: Hears of opened alerts, and of messages of beds for which there is no room.
         most_beds: Beds that are known at most.
         idle_ms: Silence after which a bed is forgotten.
+        thresholds: Of each model version, each risk's.
     """
 
     def __init__(
@@ -70,7 +71,9 @@ class Desk:
         telemetry: Telemetry = SILENT,
         most_beds: int = 100_000,
         idle_ms: int = 96 * 3_600_000,
+        thresholds: Thresholds | None = None,
     ) -> None:
+        self._thresholds = thresholds
         self._most_beds = most_beds
         self._idle_ms = idle_ms
         self._ledger = ledger
@@ -121,6 +124,7 @@ class Desk:
             self._ledger.beds(owned),
             self._ledger.standing(owned),
             self._most_beds,
+            self._thresholds,
         )
         self._at = at
         self.epoch, self.partitions = epoch, frozenset(owned)

@@ -46,7 +46,9 @@ class Head(Struct):
     source: Source
 
 
-def judge(kind: Kind, head: Head, bed: Bed, live: bool) -> tuple[bool, float, float | None] | None:
+def judge(
+    kind: Kind, head: Head, bed: Bed, live: bool, thresholds: Mapping[str, float]
+) -> tuple[bool, float, float | None] | None:
     """Whether a prediction shows a kind's condition, by what value, against what threshold.
 
     Args:
@@ -54,6 +56,7 @@ def judge(kind: Kind, head: Head, bed: Bed, live: bool) -> tuple[bool, float, fl
         head: The prediction.
         bed: What is remembered of the bed.
         live: Whether the prediction spoke of its own time when it was made.
+        thresholds: Those that the model shipped with, by risk, as far as they are known.
 
     Returns:
         None where it says nothing: too little to speak, old, on stale or untrue input.
@@ -71,7 +74,7 @@ def judge(kind: Kind, head: Head, bed: Bed, live: bool) -> tuple[bool, float, fl
         return None
     if kind.risk is not None:
         risk = head.risks.get(kind.risk)
-        return None if risk is None else (risk.positive, risk.p, None)
+        return None if risk is None else (risk.positive, risk.p, thresholds.get(kind.risk))
     score = head.scores.get(kind.score or "")
     if score is None or score.value is None:
         return None

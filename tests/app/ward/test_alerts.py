@@ -55,6 +55,15 @@ def feed(engine: Engine, seconds: int, start_ms: int = NOW, **changes: Any) -> i
     return start_ms + seconds * 1_000
 
 
+def test_an_alert_on_a_risk_names_the_threshold_that_its_model_shipped_with() -> None:
+    """Of another version nothing is known, and nothing is told."""
+    for version, told in (("1", 0.34), ("2", None)):
+        engine = Engine(STALE, thresholds={"1": {"hypotension": 0.34}})
+        feed(engine, 62, model_version=version, **LOW_PRESSURE)
+        alert = engine.find("A", "hypotension")
+        assert alert is not None and (alert.value, alert.threshold) == (0.8, told)
+
+
 def kinds(engine: Engine, bed_id: str = "A") -> dict[str, str]:
     return {alert.kind: alert.state for alert in engine.alerts(bed_id)}
 

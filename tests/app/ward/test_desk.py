@@ -47,10 +47,12 @@ def observation(offset: int, ts_ms: int, bed: str = "A", **values: float | None)
     return Record(offset, ts_ms + 5, bed.encode(), msgspec.json.encode(body))
 
 
-def prediction(offset: int, ts_ms: int, source: int | None = None, low: bool = False) -> Record:
+def prediction(
+    offset: int, ts_ms: int, source: int | None = None, low: bool = False, case_id: str = "c1"
+) -> Record:
     body = Prediction(
         bed_id="A",
-        case_id="c1",
+        case_id=case_id,
         ts_ms=ts_ms,
         produced_ms=ts_ms + 20,
         model="m",
@@ -92,6 +94,17 @@ def minute_of_trouble(desk: Desk, first: int = 0, start_ms: int = NOW) -> int:
     for record in records:
         desk.take((PREDICTIONS, 0), [record], desk.epoch, record.timestamp)
     return start_ms + 62_000
+
+
+def test_the_history_has_each_case_of_a_minute(ledger: Ledger, store: Store) -> None:
+    """A patient who comes within the minute of the one before is in it."""
+    desk, _ = desk_on(ledger)
+    for offset, case_id in enumerate(("c1", "c1", "c2")):
+        record = prediction(offset, NOW + offset, case_id=case_id)
+        desk.take((PREDICTIONS, 0), [record], desk.epoch, record.timestamp)
+    desk.write(NOW, everything=True)
+
+    assert [p.case_id for p in store.predictions("A")] == ["c1", "c2"]
 
 
 def test_alert_history_and_offset_are_written_together(ledger: Ledger, store: Store) -> None:
