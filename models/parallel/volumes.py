@@ -1,22 +1,23 @@
 """All-to-all for volumes: split along one axis in, split along another out, never whole.
 
 Each rank owns a slab along `from_dim`. The part of it that belongs to rank r along `to_dim` is
-packed and sent to r and
-to nobody else, so that the bytes on the wire are the lower bound: everything that changes its
-owner, once. Packing is
-cut into chunks along `from_dim`; while one chunk travels the next is packed.
+packed and sent to r and to nobody else, so that the bytes on the wire are the lower bound:
+everything that changes its owner, once. Packing is cut into chunks along `from_dim`; while one
+chunk travels the next is packed. Gradients take the same way back.
 """
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from models.parallel import body
 from models.parallel.slabs import Exchange, Layout
 
 CHUNK_BYTES = 8 << 20
@@ -49,24 +50,6 @@ def _as_bytes(x: Tensor) -> Tensor:
     return x.contiguous().view(-1).view(torch.uint8)
 
 
-def _pack_bits(mask: Tensor) -> Tensor:
-    """A boolean tensor as bits, 8 to a byte."""
-    if mask.device.type == "cpu":
-        return torch.from_numpy(np.packbits(mask.contiguous().numpy(), bitorder="little"))
-    flat = mask.reshape(-1).to(torch.uint8)
-    flat = torch.nn.functional.pad(flat, (0, -flat.numel() % 8)).view(-1, 8)
-    weights = torch.tensor([1, 2, 4, 8, 16, 32, 64, 128], dtype=torch.uint8, device=mask.device)
-    return (flat * weights).sum(1, dtype=torch.uint8)
-
-
-def _unpack_bits(bits: Tensor, count: int) -> Tensor:
-    if bits.device.type == "cpu":
-        flat = np.unpackbits(bits.numpy(), count=count, bitorder="little")
-        return torch.from_numpy(flat).view(torch.bool)
-    shifts = torch.arange(8, dtype=torch.uint8, device=bits.device)
-    return (bits.unsqueeze(1) >> shifts & 1).to(torch.bool).view(-1)[:count]
-
-
 def reshard(
     x: Tensor,
     *,
@@ -81,7 +64,8 @@ def reshard(
     """Turn a volume split along one axis into the same volume split along another; a collective.
 
     Args:
-        x: This rank's slab along `from_dim`; slabs may differ in size there, and be empty.
+        x: This rank's slab along `from_dim`; slabs may differ in size there, and be empty. Where
+            it wants a gradient on one rank it does on all.
         from_dim: The axis the volume is split along.
         to_dim: The axis it is to be split along.
         group: The ranks in the order of the slabs.
@@ -97,38 +81,113 @@ def reshard(
         This rank's slab along `to_dim`, contiguous.
 
     Raises:
-        ValueError: The same axis twice, sizes that do not sum to the axis, or a mask of another
-            shape.
+        ValueError: An axis that the volume has not, the same one twice, sizes that do not sum to
+            the axis, or a mask of another shape.
     """
-    from_dim, to_dim = from_dim % x.dim(), to_dim % x.dim()
+    from_dim, to_dim = _axis(x, from_dim, "from_dim"), _axis(x, to_dim, "to_dim")
     if from_dim == to_dim:
         raise ValueError(f"from_dim and to_dim are both {from_dim}")
     if mask is not None and (mask.shape != x.shape or mask.dtype != torch.bool):
         raise ValueError("mask must be boolean and of the slab's shape")
-    world, rank = dist.get_world_size(group), dist.get_rank(group)
+    world = dist.get_world_size(group)
     wanted = even_sizes(x.shape[to_dim], world) if sizes is None else [int(size) for size in sizes]
     if len(wanted) != world or min(wanted) < 0 or sum(wanted) != x.shape[to_dim]:
         raise ValueError(
             f"sizes {wanted} do not cut an axis of {x.shape[to_dim]} into {world} slabs"
         )
     source = Layout.of(x.shape[from_dim], group, x.device)
-    target = Layout.from_sizes(wanted, group)
-    shape = list(x.shape)
-    shape[from_dim], shape[to_dim] = source.total, wanted[rank]
-    out = x.new_full(shape, air) if mask is not None else x.new_empty(shape)
-    own = out.narrow(from_dim, source.bounds[rank], x.shape[from_dim])
-    own.copy_(x.narrow(to_dim, target.bounds[rank], wanted[rank]))
+    way = _Way(from_dim, to_dim, source, Layout.from_sizes(wanted, group))
     traffic = traffic if traffic is not None else Traffic()
-    # Round k: every rank sends to the rank k after it, so that no rank is everybody's target at
-    # once.
-    for step in range(1, world):
-        to, of = (rank + step) % world, (rank - step) % world
-        start, end = source.owned(of)
-        outgoing = x.narrow(to_dim, target.bounds[to], wanted[to])
-        incoming = out.narrow(from_dim, start, end - start)
-        body = mask.narrow(to_dim, target.bounds[to], wanted[to]) if mask is not None else None
-        _swap(outgoing, incoming, from_dim, (to, of), group, body, traffic)
-    return out
+    if torch.is_grad_enabled() and x.requires_grad:
+        return _Reshard.apply(x, way, mask, air, traffic)  # type: ignore[no-any-return]
+    return way.move(x, mask, air, traffic)
+
+
+def _axis(x: Tensor, dim: int, name: str) -> int:
+    axis = operator.index(dim)
+    if not -x.dim() <= axis < x.dim():
+        raise ValueError(f"{name} must name one of {x.dim()} axes, not {dim}")
+    return axis % x.dim()
+
+
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """From slabs along one axis to slabs along another."""
+
+    from_dim: int
+    to_dim: int
+    source: Layout
+    target: Layout
+
+    def back(self) -> _Way:
+        """The way that gradients take."""
+        return _Way(self.to_dim, self.from_dim, self.target, self.source)
+
+    def move(
+        self, x: Tensor, mask: Tensor | None, air: float | int | bool, traffic: Traffic
+    ) -> Tensor:
+        """This rank's new slab, of its old one; a collective."""
+        x = x.resolve_conj().resolve_neg()  # what travels are the bytes in memory
+        source, target, group = self.source, self.target, self.source.group
+        world, rank = len(source.bounds) - 1, source.rank
+        sizes = [end - start for start, end in map(target.owned, range(world))]
+        shape = list(x.shape)
+        shape[self.from_dim], shape[self.to_dim] = source.total, sizes[rank]
+        out = x.new_full(shape, air) if mask is not None else x.new_empty(shape)
+
+        def leaving(tensor: Tensor, to: int) -> Tensor:
+            return tensor.narrow(self.to_dim, target.bounds[to], sizes[to])
+
+        def arriving(of: int) -> Tensor:
+            start, end = source.owned(of)
+            return out.narrow(self.from_dim, start, end - start)
+
+        # A bit a voxel goes ahead, so that both ends know how much follows.
+        ahead, present = Exchange(group), {}
+        # Round k: every rank sends to the rank k after it, so that no rank is everybody's target
+        # at once.
+        rounds = [((rank + k) % world, (rank - k) % world) for k in range(1, world)]
+        for to, of in rounds if mask is not None else ():
+            assert mask is not None
+            if (part := leaving(mask, to)).numel():
+                ahead.send(body.to_bits(part), to)
+            present[of] = x.new_empty(body.bits_bytes(arriving(of).numel()), dtype=torch.uint8)
+            if present[of].numel():
+                ahead.receive(present[of], of)
+        ahead.start()
+        arriving(rank).copy_(leaving(x, rank))
+        ahead.wait()
+        traffic.sent_bytes += ahead.bytes_sent
+        for to, of in rounds:
+            inside = None if mask is None else leaving(mask, to)
+            into, bits = arriving(of), present.get(of)
+            there = None if bits is None else body.of_bits(bits, into.numel()).view(into.shape)
+            ends = (leaving(x, to), inside, to), (into, there, of)
+            _swap(*ends, self.from_dim, group, traffic)
+        return out
+
+
+class _Reshard(torch.autograd.Function):
+    """There, and gradients back; air is constant, so it has none."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        way: _Way,
+        mask: Tensor | None,
+        air: float | int | bool,
+        traffic: Traffic,
+    ) -> Tensor:
+        ctx.way, ctx.mask, ctx.traffic = way, mask, traffic
+        return way.move(x, mask, air, traffic)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        back = ctx.way.back().move(grad, None, 0, ctx.traffic)
+        back = back if ctx.mask is None else back.masked_fill(~ctx.mask, 0)
+        return back, None, None, None, None
 
 
 def _chunks(x: Tensor, dim: int) -> list[tuple[int, int]]:
@@ -144,66 +203,51 @@ def _chunks(x: Tensor, dim: int) -> list[tuple[int, int]]:
 
 
 def _swap(
-    outgoing: Tensor,
-    incoming: Tensor,
+    leaves: tuple[Tensor, Tensor | None, int],
+    arrives: tuple[Tensor, Tensor | None, int],
     dim: int,
-    peers: tuple[int, int],
     group: dist.ProcessGroup | None,
-    body: Tensor | None,
     traffic: Traffic,
 ) -> None:
-    """Send one piece and receive another, chunk by chunk; a chunk is packed while the one before
-    travels.
+    """Send one piece to a rank and receive another of one, chunk by chunk; a chunk is packed while
+    the one before travels. Each piece comes with what of it is inside, where air does not travel.
     """
-    to, of = peers
-    present = None
-    if body is not None:  # a bit a voxel goes ahead, so that both ends know how much follows
-        count = incoming.numel()
-        bits = torch.empty((count + 7) // 8, dtype=torch.uint8, device=incoming.device)
-        ahead = Exchange(group)
-        if outgoing.numel():
-            ahead.send(_pack_bits(body), to)
-        if count:
-            ahead.receive(bits, of)
-        ahead.start()
-        ahead.wait()
-        traffic.sent_bytes += ahead.bytes_sent
-        present = _unpack_bits(bits, count).view(incoming.shape)
-
+    outgoing, inside, to = leaves
+    incoming, present, of = arrives
     sends, receives = _chunks(outgoing, dim), _chunks(incoming, dim)
     under_way: list[tuple[Exchange, Tensor | None, Tensor | None, Tensor | None]] = []
 
     def finish() -> None:
-        exchange, into, inside, received = under_way.pop(0)
+        exchange, into, there, received = under_way.pop(0)
         exchange.wait()
         if into is None or received is None:
             return
         values = received.view(into.dtype)
-        if inside is None:
+        if there is None:
             into.copy_(values.view(into.shape))
         else:
-            into.masked_scatter_(inside, values)
+            body.put(into, there, values)
 
     for index in range(max(len(sends), len(receives))):
         exchange = Exchange(group)
-        into = inside = received = None
+        into = there = received = None
         if index < len(sends):
             part = outgoing.narrow(dim, *sends[index])
-            packed = part if body is None else part.masked_select(body.narrow(dim, *sends[index]))
+            packed = part if inside is None else body.take(part, inside.narrow(dim, *sends[index]))
             if packed.numel():
                 exchange.send(_as_bytes(packed), to)
                 traffic.lower_bound_bytes += packed.numel() * packed.element_size()
         if index < len(receives):
             into = incoming.narrow(dim, *receives[index])
-            inside = None if present is None else present.narrow(dim, *receives[index])
-            count = into.numel() if inside is None else int(inside.sum())
+            there = None if present is None else present.narrow(dim, *receives[index])
+            count = into.numel() if there is None else body.count(there)
             if count:
                 size = count * into.element_size()
                 received = torch.empty(size, dtype=torch.uint8, device=into.device)
                 exchange.receive(received, of)
         exchange.start()
         traffic.sent_bytes += exchange.bytes_sent
-        under_way.append((exchange, into, inside, received))
+        under_way.append((exchange, into, there, received))
         if len(under_way) > 1:
             finish()
     while under_way:
