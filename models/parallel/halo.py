@@ -16,19 +16,22 @@ from models.parallel.slabs import Exchange, Layout, Range, intersect
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """Geometry of the convolution along one split dimension."""
+    """Geometry of the convolution along one split dimension; `padding` lies ahead of the volume and
+    `after` behind it.
+    """
 
     dim: int
     layout: Layout
     kernel: int
     stride: int
     padding: int
+    after: int
     dilation: int
 
     @property
     def out_total(self) -> int:
         span = self.dilation * (self.kernel - 1) + 1
-        return (self.layout.total + 2 * self.padding - span) // self.stride + 1
+        return (self.layout.total + self.padding + self.after - span) // self.stride + 1
 
     def outputs(self, rank: int) -> Range:
         """Outputs of a rank: those whose receptive field is centred in its slab; the ends go to the
@@ -141,7 +144,7 @@ def interior(axis: Axis) -> Range:
     rank = axis.layout.rank
     mine, (start, end) = axis.layout.owned(rank), axis.outputs(rank)
     low = mine[0] if mine[0] > 0 else -axis.padding
-    high = mine[1] if mine[1] < axis.layout.total else axis.layout.total + axis.padding
+    high = mine[1] if mine[1] < axis.layout.total else axis.layout.total + axis.after
     while start < end and axis.field((start, start + 1))[0] < low:
         start += 1
     while start < end and axis.field((end - 1, end))[1] > high:

@@ -1,93 +1,28 @@
 """3D convolution on a volume that is split over ranks along one or more spatial dimensions.
 
 Each output position belongs to the rank whose slab holds the centre of its receptive field, so that
-a convolution with
-`same` padding keeps every slab's size and a strided one shrinks all slabs alike. A rank fetches the
-halo that its
-outputs need, from as many neighbours as it spans, and computes its interior meanwhile.
+a convolution with `same` padding keeps every slab's size and a strided one shrinks all slabs alike.
+A rank fetches the halo that its outputs need, from as many neighbours as it spans, and computes its
+interior meanwhile.
 """
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
 
-from models import ops
+from models.parallel.convolution import Convolution, Numbers, Settings
 from models.parallel.halo import Axis, Halo, interior
-from models.parallel.slabs import Layout, Range, intersect
+from models.parallel.slabs import Layout
 
 Group = dist.ProcessGroup | None
-
-
-@dataclass(frozen=True, slots=True)
-class _Plan:
-    """A split convolution: its axes and what `aten::convolution` needs for the dimensions that are
-    whole.
-    """
-
-    axes: tuple[Axis, ...]
-    stride: tuple[int, int, int]
-    padding: tuple[int, int, int]
-    dilation: tuple[int, int, int]
-    groups: int
-
-    def edges(self) -> list[int]:
-        """Zeros that lie outside the volume and that this rank's outputs read, in the order of
-        `F.pad`.
-        """
-        pad = [0] * 6
-        for axis in self.axes:
-            start, end = axis.field(axis.outputs(axis.layout.rank))
-            if end > start:
-                at = 2 * (4 - axis.dim)
-                pad[at], pad[at + 1] = axis.zeros((start, end))
-        return pad
-
-    def by_kernel(self, weight: Tensor) -> bool:
-        """Whether a kernel reads the pieces where they lie: one split dimension, half precision,
-        and a library for the device.
-        """
-        half = weight.dtype == torch.float16
-        return half and len(self.axes) == 1 and ops.runs_on(weight.device)
-
-    def convolve_in_place(
-        self,
-        slab: Tensor,
-        pieces: list[tuple[Range, Tensor]],
-        weight: Tensor,
-        bias: Tensor | None,
-        outputs: Range,
-    ) -> Tensor:
-        """A range of outputs from the slab and the halo's pieces, which are not concatenated."""
-        (axis,) = self.axes
-        padding = list(self.padding)
-        padding[axis.dim - 2] = axis.padding
-        parts = [(axis.layout.owned(axis.layout.rank)[0], slab)]
-        parts += [(start, tensor) for (start, _), tensor in pieces]
-        done: Tensor = ops.conv3d_split(
-            [tensor for _, tensor in parts],
-            [start for start, _ in parts],
-            weight,
-            None if bias is None else bias.float(),
-            self.stride,
-            padding,
-            self.dilation,
-            self.groups,
-            axis.dim,
-            axis.layout.total,
-            outputs[0],
-            outputs[1] - outputs[0],
-        )
-        return done
-
-    def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        return F.conv3d(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
 
 
 class _SplitConv3d(torch.autograd.Function):
@@ -95,7 +30,7 @@ class _SplitConv3d(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, plan: _Plan, overlap: bool
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, plan: Convolution, overlap: bool
     ) -> Tensor:
         halos = [Halo(axis) for axis in plan.axes]
         whole = x
@@ -110,19 +45,19 @@ class _SplitConv3d(torch.autograd.Function):
         owned = last.layout.owned(last.layout.rank)
         in_place = plan.by_kernel(weight)
         middle = (
-            plan.convolve_in_place(whole, [], weight, bias, inner)
+            plan.in_place(whole, [], weight, bias, inner)
             if in_place
-            else _convolve_part(whole, weight, bias, plan, inner, owned)
+            else plan.part(whole, weight, bias, inner, owned)
         )
         exchange.wait()
         rims = (
             [(outputs[0], inner[0]), (inner[1], outputs[1])] if inner[1] > inner[0] else [outputs]
         )
         if in_place:
-            parts = [plan.convolve_in_place(whole, pieces, weight, bias, rim) for rim in rims]
+            parts = [plan.in_place(whole, pieces, weight, bias, rim) for rim in rims]
         else:
             joined = halo.join(whole, pieces)
-            parts = [_convolve_part(joined, weight, bias, plan, rim, halo.need) for rim in rims]
+            parts = [plan.part(joined, weight, bias, rim, halo.need) for rim in rims]
         if inner[1] > inner[0]:
             parts.insert(1, middle)
         kept = [part for part in parts if part.shape[last.dim] > 0] or parts[:1]
@@ -139,7 +74,7 @@ class _SplitConv3d(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         weight, whole, *tensors = ctx.saved_tensors
-        plan: _Plan = ctx.plan
+        plan: Convolution = ctx.plan
         if ctx.ranges is not None:
             whole = ctx.halos[-1].join(whole, list(zip(ctx.ranges, tensors, strict=True)))
         needs_x, needs_w, needs_b = ctx.needs_input_grad[:3]
@@ -155,21 +90,21 @@ class _SplitConv3d(torch.autograd.Function):
                 padded,
                 weight,
                 [weight.shape[0]] if ctx.has_bias else None,
-                list(plan.stride),
+                list(plan.settings.stride),
                 list(plan.padding),
-                list(plan.dilation),
+                list(plan.settings.dilation),
                 False,
                 [0, 0, 0],
-                plan.groups,
+                plan.settings.groups,
                 mask,
             )
 
         # Every rank takes part in the exchange, also one whose own slab needs no gradient.
         dx, _, _ = part([True, False, False])
         assert dx is not None
-        for axis in plan.axes:
-            at = 2 * (4 - axis.dim)
-            dx = dx.narrow(axis.dim, pad[at], dx.shape[axis.dim] - pad[at] - pad[at + 1])
+        for dim in (2, 3, 4):
+            at = 2 * (4 - dim)
+            dx = dx.narrow(dim, pad[at], dx.shape[dim] - pad[at] - pad[at + 1])
         last = ctx.halos[-1]
         exchange, pieces = last.give_back(dx)
         dw = db = None
@@ -184,65 +119,17 @@ class _SplitConv3d(torch.autograd.Function):
         return dx if needs_x else None, dw if needs_w else None, db if needs_b else None, None, None
 
 
-def _convolve_part(
-    x: Tensor, weight: Tensor, bias: Tensor | None, plan: _Plan, outputs: Range, held: Range
-) -> Tensor:
-    """Convolve a range of outputs along the last axis from inputs `held` (global) along it."""
-    last = plan.axes[-1]
-    pad = plan.edges()
-    start, end = last.field(outputs)
-    at = 2 * (4 - last.dim)
-    counts = [axis.outputs(axis.layout.rank) for axis in plan.axes[:-1]]
-    if end <= start or any(b <= a for a, b in counts):
-        shape = [x.shape[0], weight.shape[0], *_whole_sizes(x, weight, plan)]
-        for axis, (low, high) in zip(plan.axes[:-1], counts, strict=True):
-            shape[axis.dim] = high - low
-        shape[last.dim] = max(0, outputs[1] - outputs[0])
-        return x.new_empty(shape)
-    pad[at], pad[at + 1] = last.zeros((start, end))
-    low, high = intersect((start, end), (0, last.layout.total))
-    # A field may lie in the padding alone: then it holds nothing of the volume.
-    piece = (
-        x.narrow(last.dim, low - held[0], high - low) if high > low else x.narrow(last.dim, 0, 0)
-    )
-    return plan.convolve(F.pad(piece, pad) if any(pad) else piece, weight, bias)
-
-
-def _whole_sizes(x: Tensor, weight: Tensor, plan: _Plan) -> list[int]:
-    return [
-        max(
-            0,
-            (
-                x.shape[d + 2]
-                + 2 * plan.padding[d]
-                - plan.dilation[d] * (weight.shape[d + 2] - 1)
-                - 1
-            )
-            // plan.stride[d]
-            + 1,
-        )
-        for d in range(3)
-    ]
-
-
-def _triple(value: int | Sequence[int], name: str, least: int) -> tuple[int, int, int]:
-    values = (value,) * 3 if isinstance(value, int) else tuple(value)
-    if len(values) != 3 or any(v < least for v in values):
-        raise ValueError(f"{name} must be an integer or three of at least {least}, not {value!r}")
-    return values
-
-
 def split_conv3d(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None = None,
     *,
-    stride: int | Sequence[int] = 1,
-    padding: int | Sequence[int] = 0,
-    dilation: int | Sequence[int] = 1,
+    stride: Numbers = 1,
+    padding: Numbers | str = 0,
+    dilation: Numbers = 1,
     groups: int = 1,
     dim: int | Sequence[int],
-    group: Group | Sequence[Group] = None,
+    group: Group | Sequence[Group] | DeviceMesh = None,
     overlap: bool = True,
 ) -> Tensor:
     """Convolve a volume split over ranks; a collective over `group`.
@@ -252,44 +139,49 @@ def split_conv3d(
         weight: [O, C / groups, kD, kH, kW], the same on every rank.
         bias: [O] or None.
         stride: As in `torch.nn.functional.conv3d`.
-        padding: As there, in zeros on both sides of the whole volume.
+        padding: As there, in zeros on both sides of the whole volume; also "same" and "valid".
         dilation: As there.
         groups: As there.
         dim: The split dimension, 2, 3 or 4; or two of them for a volume split over a mesh.
         group: Its ranks in the order of the slabs; one for each dimension where `dim` names
-            several.
+            several, or a mesh of devices with a dimension for each.
         overlap: Whether the interior is computed while the halo travels: three smaller
             convolutions for one.
 
     Returns:
         This rank's slab of what `conv3d` gives for the whole. Concatenated in rank order, the slabs
-        are exactly that.
-        Gradients: of `x` for this rank's slab; of `weight` and `bias` this rank's share, whose sum
-            over the ranks is
-        the whole.
+        are exactly that. Gradients: of `x` for this rank's slab; of `weight` and `bias` this rank's
+        share, whose sum over the ranks is the whole.
 
     Raises:
-        ValueError: A dimension that is not spatial, or a kernel wider than the padded volume.
+        ValueError: A dimension that is not spatial, settings or shapes that are no 3D convolution,
+            or a kernel wider than the padded volume.
     """
-    dims = [dim] if isinstance(dim, int) else list(dim)
-    groups_of: list[Group] = list(group) if isinstance(group, Sequence) else [group]
+    if x.dim() != 5 or weight.dim() != 5:
+        raise ValueError(f"x and weight must have 5 dimensions, not {x.dim()} and {weight.dim()}")
+    named = list(dim) if isinstance(dim, Sequence) else [dim]
+    dims = [d + 5 if d < 0 else d for d in map(operator.index, named)]
+    groups_of: list[Group]
+    if isinstance(group, DeviceMesh):
+        groups_of = [group.get_group(d) for d in range(group.ndim)]
+    else:
+        groups_of = list(group) if isinstance(group, Sequence) else [group]
     if len(dims) != len(groups_of) or len(set(dims)) != len(dims) or not set(dims) <= {2, 3, 4}:
         raise ValueError(f"dim must name 2, 3 or 4 with one group each, not {dim!r}")
-    strides, paddings = _triple(stride, "stride", 1), _triple(padding, "padding", 0)
-    dilations = _triple(dilation, "dilation", 1)
+    settings = Settings.of(weight, stride, padding, dilation, groups)
     axes = []
     for d, ranks in zip(dims, groups_of, strict=True):
         axis = Axis(
             dim=d,
             layout=Layout.of(x.shape[d], ranks, x.device),
             kernel=weight.shape[d],
-            stride=strides[d - 2],
-            padding=paddings[d - 2],
-            dilation=dilations[d - 2],
+            stride=settings.stride[d - 2],
+            padding=settings.before[d - 2],
+            after=settings.after[d - 2],
+            dilation=settings.dilation[d - 2],
         )
         if axis.out_total < 1:
             raise ValueError(f"the kernel spans more than the padded volume along dimension {d}")
         axes.append(axis)
-    kept = tuple(0 if d + 2 in dims else paddings[d] for d in range(3))
-    plan = _Plan(tuple(axes), strides, kept, dilations, groups)  # type: ignore[arg-type]
+    plan = Convolution(tuple(axes), settings)
     return _SplitConv3d.apply(x, weight, bias, plan, overlap)  # type: ignore[no-any-return]

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 import random
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import multiprocessing
+from torch.distributed.device_mesh import DeviceMesh
 
 from models.parallel.slabs import Layout
 from models.parallel.spatial import split_conv3d
@@ -19,10 +23,10 @@ WORLD = 4
 TOLERANCE = 1e-12
 
 
-def _case(rng: random.Random) -> tuple[list[int], dict[str, list[int]], list[int], int]:
+def _case(rng: random.Random) -> tuple[list[int], dict[str, Any], list[int], int]:
     """A random convolution whose kernel fits its padded volume."""
     kernel = [rng.randint(1, 7) for _ in range(3)]
-    options = {
+    options: dict[str, Any] = {
         "stride": [rng.randint(1, 3) for _ in range(3)],
         "padding": [rng.randint(0, 4) for _ in range(3)],
         "dilation": [rng.randint(1, 2) for _ in range(3)],
@@ -32,6 +36,8 @@ def _case(rng: random.Random) -> tuple[list[int], dict[str, list[int]], list[int
         + rng.randint(0, 9)
         for i in range(3)
     ]
+    if rng.random() < 0.25:
+        options.update(stride=1, padding="same")
     return kernel, options, size, rng.choice([1, 1, 2])
 
 
@@ -49,9 +55,16 @@ def _error(ours: torch.Tensor, whole: torch.Tensor) -> float:
 
 
 def _compare(
-    trial: int, dims: list[int], groups: list[dist.ProcessGroup], summed: dist.ProcessGroup
+    trial: int,
+    dims: list[int],
+    groups: list[dist.ProcessGroup],
+    summed: dist.ProcessGroup,
+    given: DeviceMesh | None = None,
 ) -> float:
-    """Largest error of output and gradients, relative to the largest number."""
+    """Largest error of output and gradients, relative to the largest number.
+
+    A mesh is given instead of groups where there is one.
+    """
     rng = random.Random(trial)
     torch.manual_seed(trial)
     kernel, options, size, channels = _case(rng)
@@ -67,7 +80,7 @@ def _compare(
     mine = mine.clone().requires_grad_()
     shares = [t.detach().clone().requires_grad_() for t in (weight, bias)]
 
-    out = split_conv3d(mine, *shares, groups=channels, dim=dims, group=groups, **options)
+    out = split_conv3d(mine, *shares, groups=channels, dim=dims, group=given or groups, **options)
 
     want, want_x, want_grad = whole.detach(), x.grad, grad
     for dim, group in zip(dims, groups, strict=True):
@@ -97,11 +110,18 @@ def _run(rank: int, store: str, out: str) -> None:
     line = [dist.new_group(list(range(n))) for n in (2, 3, 4)]
     rows = [dist.new_group([j, j + 2]) for j in range(2)]
     columns = [dist.new_group([2 * i, 2 * i + 1]) for i in range(2)]
-    for trial in range(24):
+    some = dist.new_group([3, 1])
+    mesh = DeviceMesh("cpu", torch.arange(4).view(2, 2))
+    for trial in range(30):
         dims = random.Random(trial).sample([2, 3, 4], 2)
-        if trial % 3 == 0:
-            mesh = [rows[rank % 2], columns[rank // 2]]
-            worst = max(worst, _compare(trial, dims, mesh, line[2]))
+        if trial % 6 == 0:
+            worst = max(worst, _compare(trial, dims, mesh.get_all_groups(), line[2], mesh))
+        elif trial % 3 == 0:
+            both = [rows[rank % 2], columns[rank // 2]]
+            worst = max(worst, _compare(trial, dims, both, line[2]))
+        elif trial % 8 == 0:
+            if rank in (1, 3):
+                worst = max(worst, _compare(trial, dims[:1], [some], some))
         elif rank < 2 + trial % 3:
             group = line[trial % 3]
             worst = max(worst, _compare(trial, dims[:1], [group], group))
@@ -121,9 +141,44 @@ def test_split_convolution_equals_the_whole_one_forward_and_backward(tmp_path: P
     ] == [True] * WORLD
 
 
-def test_a_dimension_that_is_not_spatial_is_refused() -> None:
-    """Channels are not split by this function."""
-    x = torch.zeros(1, 1, 4, 4, 4)
+@pytest.mark.parametrize(
+    ("said", "given"),
+    [
+        ("dim must name", {"dim": 1}),
+        ("dim must name", {"dim": (2, -3), "group": (None, None)}),
+        ("5 dimensions", {"dim": 2, "x": torch.zeros(1, 4, 4, 4)}),
+        ("goes with a stride of 1", {"dim": 2, "padding": "same", "stride": 2}),
+        ("'same' or 'valid'", {"dim": 2, "padding": "reflect"}),
+        ("stride must be", {"dim": 2, "stride": 0}),
+        ("dilation must be", {"dim": 2, "dilation": (1, 1)}),
+        ("padding must be", {"dim": 2, "padding": -1}),
+    ],
+)
+def test_what_is_no_split_convolution_is_refused(said: str, given: dict[str, Any]) -> None:
+    """In a sentence, before anything is sent: channels are not split, nor what has no volume."""
+    given = {"x": torch.zeros(1, 1, 4, 4, 4), "weight": torch.zeros(1, 1, 1, 1, 1), **given}
 
-    with pytest.raises(ValueError, match="dim must name"):
-        split_conv3d(x, torch.zeros(1, 1, 1, 1, 1), dim=1)
+    with pytest.raises(ValueError, match=said):
+        split_conv3d(**given)
+
+
+@pytest.fixture
+def alone(tmp_path: Path) -> Iterator[None]:
+    """This process as a world of one rank."""
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("padding", ["same", "valid", np.int64(1), (2,)])
+def test_numbers_and_words_are_those_of_torch(alone: None, padding: Any) -> None:
+    """Numpy's integers, one number for three, a dimension counted from the end; one rank is enough
+    to say so.
+    """
+    x, weight = torch.randn(1, 2, 7, 6, 5), torch.randn(2, 2, 4, 3, 2)
+    plain = int(padding) if isinstance(padding, np.integer) else padding
+
+    out = split_conv3d(x, weight, padding=padding, dim=np.int64(-3))
+
+    want = F.conv3d(x, weight, padding=plain)
+    torch.testing.assert_close(out, want)
