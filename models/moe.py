@@ -3,6 +3,9 @@
 All experts read the same exponential memories of the window, each through weights of its own: what
 an expert makes of a signal's history is a learned mixture of exponentials, its temporal encoder.
 
+`Mixture` is the sparse form, whose experts may lie on several ranks (`models.mixture`,
+`models.parallel.experts`).
+
 Axes: B windows, H hidden units of all experts, N experts, R risks.
 """
 
@@ -13,6 +16,22 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
+
+from models.mixture import Bank, Dispatch, Mixture
+
+__all__ = [
+    "ALWAYS",
+    "EXPERTS",
+    "STEEP",
+    "Bank",
+    "Dispatch",
+    "Experts",
+    "Gate",
+    "Mixture",
+    "interpolate",
+    "mixed",
+    "shares",
+]
 
 EXPERTS: Final = ("general", "oncology", "cardiology", "rare_disease")
 ALWAYS: Final = 0.25

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import multiprocessing, nn
 
-from models.mixture import Bank, Mixture
+from models.moe import Bank, Mixture
 from models.parallel.experts import AllToAllDispatch, LocalDispatch, owned
 
 WORLD = 4
