@@ -13,7 +13,7 @@ import structlog
 from app.api.view import LatestView
 from app.lifecycle import Health
 from streaming.codec import BadMessage, decode_alert, decode_case, encode
-from streaming.messages import ALERTS, CASES, PREDICTIONS, Prediction
+from streaming.messages import ALERTS, CASES, PREDICTIONS, Alert, Prediction
 from streaming.reader import KafkaError, Reader, Record, TopicPartition
 from streaming.telemetry import Telemetry
 
@@ -43,16 +43,20 @@ class Feed:
         self._failure = "not connected yet"
         self._looked_s = 0.0
 
-    def recall(self, predictions: Iterable[Prediction]) -> None:
-        """Take predictions that were kept in the database; what Kafka says is newer wins."""
-        now_ms = _now_ms()
-        for prediction in predictions:
-            self._view.prediction(encode(prediction), prediction.produced_ms, now_ms)
+    async def start(
+        self, predictions: Iterable[Prediction] = (), alerts: Iterable[Alert] = ()
+    ) -> None:
+        """Catch up. Raises KafkaError, TimeoutError where the cluster does not answer.
 
-    async def start(self) -> None:
-        """Catch up. Raises KafkaError, TimeoutError where the cluster does not answer."""
+        Args:
+            predictions: Each bed's newest that the database kept. They are taken after the cases:
+                the newer of a case on record and a case that was only predicted is the bed's.
+            alerts: Those that are not closed: the topic, compacted by bed, keeps one of a bed.
+        """
         async with Reader(self._servers) as reader:
             for topic in _TOPICS:
+                if topic == PREDICTIONS:
+                    self._recall(predictions, alerts)
                 begin = await reader.beginning_offsets(topic)
                 end = await reader.end_offsets(topic)
                 start = {
@@ -84,6 +88,13 @@ class Feed:
     def health(self) -> Health:
         """Whether the view follows the topics."""
         return Health(self._ready and not self._failure, self._failure)
+
+    def _recall(self, predictions: Iterable[Prediction], alerts: Iterable[Alert]) -> None:
+        now_ms = _now_ms()
+        for prediction in predictions:
+            self._view.prediction(encode(prediction), prediction.produced_ms, now_ms)
+        for alert in alerts:
+            self._view.alert(alert, now_ms)
 
     def _look(self, reader: Reader) -> None:
         now_s = time.monotonic()

@@ -24,8 +24,9 @@ from app.metrics import Metrics
 from app.settings import BadSetting, Settings
 from app.ward import database
 from app.ward.database import DatabaseGone, NotMigrated
-from app.ward.store import Store
+from app.ward.store import MOST_ALERTS, Store
 from streaming.codec import TOO_MANY_BEDS
+from streaming.messages import Alert, Prediction
 from streaming.producer import KafkaError, Producer
 
 log = structlog.get_logger(__name__)
@@ -119,8 +120,7 @@ class Api:
         try:
             await self._producer.start()
             await self._ping()
-            await self._recall()
-            await self._feed.start()
+            await self._feed.start(*await self._recalled())
         except BaseException:
             listener.close()
             raise
@@ -200,16 +200,19 @@ class Api:
             raise Problem(503, "kafka does not answer", {"retry-after": "5"}) from error
         self._metrics.message(topic, "published")
 
-    async def _recall(self) -> None:
-        """The beds of the last day, from the database: what Kafka's end no longer holds."""
+    async def _recalled(self) -> tuple[list[Prediction], list[Alert]]:
+        """The beds of the last day and the alerts that stand, from the database: what Kafka's end
+        no longer holds.
+        """
         if not self._database.ok:
-            return
+            return [], []
         now_ms = time.time_ns() // 1_000_000
         try:
             latest = await asyncio.to_thread(self._store.latest, now_ms - DAY_MS)
+            alerts = await asyncio.to_thread(self._store.alerts, "active", None, MOST_ALERTS)
         except DatabaseGone:
-            return
-        self._feed.recall(latest.values())
+            return [], []
+        return list(latest.values()), alerts
 
     async def _sweep(self) -> None:
         while True:
