@@ -32,7 +32,9 @@ def train(
     ] = None,
     epochs: Annotated[str, typer.Option(help="Passes over the rows.")] = "1",
     batch: Annotated[str, typer.Option(help="Rows of a step, of all ranks together.")] = "1024",
-    rate: Annotated[str, typer.Option(help="Learning rate.")] = "0.001",
+    rate: Annotated[
+        str | None, typer.Option(help="Learning rate; default 0.001, with --ratio 0.05.")
+    ] = None,
     seed: Annotated[str, typer.Option(help="Of everything random.")] = "7",
     model: Annotated[Path | None, typer.Option(help="Start; default: the shipped one.")] = None,
     fresh: Annotated[str | None, typer.Option(help="Seed: forget what the start learnt.")] = None,
@@ -52,7 +54,7 @@ def train(
         "out": str(out),
         "epochs": str(whole("epochs", epochs, 0)),
         "batch": str(whole("batch", batch, 1)),
-        "rate": _share("rate", rate),
+        "rate": None if rate is None else _share("rate", rate),
         "seed": str(whole("seed", seed, 0)),
         "top": None if top is None else str(whole("top", top, 1)),
         "ratio": None if ratio is None else _share("ratio", ratio),

@@ -16,7 +16,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import numpy as np
 import torch
@@ -33,6 +33,13 @@ from models.parallel.gradients import TopKConfig, TopKState, topk_hook
 from models.parallel.specialists import SplitNetwork, expert_parallel
 from models.training.cache import Table
 
+RATE: Final = 1e-3
+"""Of AdamW."""
+THINNED_RATE: Final = 0.05
+"""Of momentum SGD, which trains where gradients are thinned out."""
+WARMUP: Final = 0.2
+"""Share of a training's steps over which the share of the gradient that travels falls."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
@@ -41,7 +48,7 @@ class Plan:
     Attributes:
         epochs: Passes over the rows.
         batch: Rows of a step, of all ranks together.
-        rate: Learning rate.
+        rate: Learning rate; `RATE` suits AdamW and `THINNED_RATE` what `ratio` trains with.
         decay: Of the weights.
         clip: Bound of a step's gradient norm.
         seed: Of order, hiding and dropping.
@@ -53,7 +60,7 @@ class Plan:
 
     epochs: int = 1
     batch: int = 1024
-    rate: float = 1e-3
+    rate: float = RATE
     decay: float = 0.02
     clip: float = 1.0
     seed: int = 7
@@ -96,7 +103,8 @@ class Stepper:
         elif group is not None:
             trained = DistributedDataParallel(network, process_group=group, broadcast_buffers=False)
             if plan.ratio is not None:
-                config = TopKConfig(ratio=plan.ratio, clip_norm=plan.clip)
+                warm = int(WARMUP * (steps or 0))
+                config = TopKConfig(ratio=plan.ratio, clip_norm=plan.clip, warmup_steps=warm)
                 trained.register_comm_hook(
                     TopKState(network.named_parameters(), config, group), topk_hook
                 )
@@ -195,7 +203,9 @@ def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--ratio", type=float, help="share of the gradient that travels")
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--batch", type=int, default=1024, help="rows of a step, of all ranks")
-    parser.add_argument("--rate", type=float, default=1e-3, help="learning rate")
+    parser.add_argument(
+        "--rate", type=float, help=f"learning rate; default {RATE}, with --ratio {THINNED_RATE}"
+    )
     parser.add_argument("--seed", type=int, default=7)
     return parser.parse_args(given)
 
@@ -220,7 +230,7 @@ def main(given: Sequence[str] | None = None) -> None:
         plan = Plan(
             epochs=chosen.epochs,
             batch=chosen.batch,
-            rate=chosen.rate,
+            rate=chosen.rate or (RATE if chosen.ratio is None else THINNED_RATE),
             seed=chosen.seed,
             experts=chosen.experts,
             top=chosen.top,
