@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import multiprocessing
 from torch.distributed.device_mesh import DeviceMesh
+from torch.utils.flop_counter import FlopCounterMode
 
 from models.parallel.slabs import Layout
 from models.parallel.spatial import split_conv3d
@@ -102,6 +104,21 @@ def _compare(
     return max(errors)
 
 
+def _work(group: dist.ProcessGroup) -> float:
+    """Multiplications of all ranks over those of the whole volume, there and back."""
+    whole = torch.randn(1, 2, 15, 6, 7, requires_grad=True)
+    weight = torch.randn(2, 2, 5, 3, 7, requires_grad=True)
+    world, rank = dist.get_world_size(group), dist.get_rank(group)
+    slab = whole.detach().tensor_split(world, 2)[rank].clone().requires_grad_()
+    with FlopCounterMode(display=False) as alone:
+        F.conv3d(whole, weight, padding=(2, 1, 3)).sum().backward()
+    with FlopCounterMode(display=False) as split:
+        split_conv3d(slab, weight, padding=(2, 1, 3), dim=2, group=group).sum().backward()
+    total = torch.tensor(float(split.get_total_flops()))
+    dist.all_reduce(total, group=group)
+    return float(total) / alone.get_total_flops()
+
+
 def _run(rank: int, store: str, out: str) -> None:
     os.environ.update(GLOO_SOCKET_IFNAME="lo")
     torch.set_num_threads(1)
@@ -125,20 +142,31 @@ def _run(rank: int, store: str, out: str) -> None:
         elif rank < 2 + trial % 3:
             group = line[trial % 3]
             worst = max(worst, _compare(trial, dims[:1], [group], group))
-    Path(f"{out}.{rank}").write_text(repr(worst))
+    Path(f"{out}.{rank}").write_text(json.dumps({"worst": worst, "work": _work(line[2])}))
     dist.barrier()
     dist.destroy_process_group()
 
 
-def test_split_convolution_equals_the_whole_one_forward_and_backward(tmp_path: Path) -> None:
-    """Any kernel, stride, padding, dilation and groups; uneven and empty slabs; one dimension and a
-    2-D mesh.
-    """
-    multiprocessing.spawn(_run, (str(tmp_path / "store"), str(tmp_path / "worst")), nprocs=WORLD)
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, float]]:
+    """What each of four processes found."""
+    folder = tmp_path_factory.mktemp("spatial")
+    multiprocessing.spawn(_run, (str(folder / "store"), str(folder / "out")), nprocs=WORLD)
+    return [json.loads((folder / f"out.{rank}").read_text()) for rank in range(WORLD)]
 
-    assert [
-        float((tmp_path / f"worst.{rank}").read_text()) < TOLERANCE for rank in range(WORLD)
-    ] == [True] * WORLD
+
+def test_split_convolution_equals_the_whole_one_forward_and_backward(
+    ranks: list[dict[str, float]],
+) -> None:
+    """Any kernel, stride, padding, dilation and groups; uneven and empty slabs; one dimension and a
+    2-D mesh; a part of the ranks.
+    """
+    assert [one["worst"] < TOLERANCE for one in ranks] == [True] * WORLD
+
+
+def test_the_work_of_all_ranks_is_that_of_the_whole(ranks: list[dict[str, float]]) -> None:
+    """Each output is computed once, by one rank, also with the interior ahead of the rims."""
+    assert [one["work"] for one in ranks] == [pytest.approx(1.0, abs=0.02)] * WORLD
 
 
 @pytest.mark.parametrize(
