@@ -11,6 +11,7 @@ from typing import Final
 
 import structlog
 from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api import problems
@@ -20,6 +21,8 @@ log = structlog.get_logger(__name__)
 
 PROTECTED: Final = ("/v1", "/fhir")
 """Everything with patient data lies below these; the page itself and the document have none."""
+LARGEST_BODY_BYTES: Final = 8 << 20
+"""Room for 5,000 observations of every signal."""
 _PAGE_POLICY: Final = (
     "default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'; "
     "object-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -73,7 +76,7 @@ class Door:
                 )
                 await refusal(scope, receive, out)
             else:
-                await self._app(scope, receive, out)
+                await self._app(scope, _bounded(receive), out)
         finally:
             route = getattr(scope.get("route"), "path", "other")
             seconds = time.perf_counter() - started
@@ -96,3 +99,18 @@ class Door:
                 kind, _, given = value.partition(b" ")
                 return kind.lower() == b"bearer" and hmac.compare_digest(given.strip(), self._token)
         return False
+
+
+def _bounded(receive: Receive) -> Receive:
+    """A body that is refused when it gets too large, not kept."""
+    size = 0
+
+    async def bounded() -> Message:
+        nonlocal size
+        message = await receive()
+        size += len(message.get("body", b""))
+        if size > LARGEST_BODY_BYTES:
+            raise HTTPException(413, f"a body has at most {LARGEST_BODY_BYTES >> 20} MiB")
+        return message
+
+    return bounded

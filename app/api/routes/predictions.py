@@ -24,7 +24,7 @@ BED = "adhoc"
 
 @router.post(
     "/predictions",
-    responses={200: {"model": schemas.Prediction}, **documented(400, 422, 503)},
+    responses={200: {"model": schemas.Prediction}, **documented(400, 413, 422, 503)},
     summary="Predict for observations of no bed",
 )
 async def predict(given: Given, asked: schemas.AdhocRequest) -> Response:

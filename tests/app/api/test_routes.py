@@ -22,8 +22,11 @@ from schemathesis.specs.openapi.checks import (
 from starlette.testclient import TestClient
 
 from app.api.application import PAGE, application, document
+from app.api.auth import LARGEST_BODY_BYTES
 from app.lifecycle import Health
 from streaming.messages import CASES, Case
+
+JSON = "application/json"
 
 
 def predict(ward: Any, bed: str = "A-07", offset: int = 1, case: str | None = "c1") -> None:
@@ -132,6 +135,16 @@ def test_a_method_that_is_not_there_is_told_which_are(
 
     assert answer.status_code == 405
     assert answer.headers["allow"] == allowed
+
+
+def test_a_body_without_end_is_refused(ward: Any) -> None:
+    """Before it is read whole, whether its length is told or not."""
+    url, body = "/v1/predictions", b'{"observations": "' + b"x" * LARGEST_BODY_BYTES
+
+    for content in (body, iter([body])):
+        answer = ward.client.post(url, content=content, headers={"content-type": JSON})
+        assert (answer.status_code, answer.json()["status"]) == (413, 413)
+        assert answer.headers["content-type"] == "application/problem+json"
 
 
 def test_filters_left_empty_filter_nothing(ward: Any) -> None:
