@@ -98,6 +98,11 @@ class Metrics(Telemetry):
             ["topic", "partition"],
             registry=registry,
         )
+        self._view_lag = Gauge(
+            "vitalstream_view_lag",
+            "Messages that the api's view of the ward has not taken yet.",
+            registry=registry,
+        )
         self._beds = Gauge("vitalstream_beds", "Beds in each state.", ["state"], registry=registry)
         self._share = Gauge(
             "vitalstream_expert_share",
@@ -176,6 +181,10 @@ class Metrics(Telemetry):
     def lag(self, topic: str, partition: int, messages: int) -> None:
         """Set a partition's lag."""
         self._lag.labels(topic, str(partition)).set(messages)
+
+    def view_lag(self, messages: int) -> None:
+        """Set how far behind the api's view is."""
+        self._view_lag.set(messages)
 
     def beds(self, states: Mapping[str, int]) -> None:
         """Set the beds of each state."""

@@ -32,6 +32,9 @@ class Telemetry:
     def lag(self, topic: str, partition: int, messages: int) -> None:
         """Messages between the position and the end of a partition."""
 
+    def view_lag(self, messages: int) -> None:
+        """Messages that the view of the ward has not taken yet, of all topics it follows."""
+
     def beds(self, states: Mapping[str, int]) -> None:
         """Beds in each state: `live`, `stale`, `restoring`, `warming_up`."""
 

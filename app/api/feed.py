@@ -100,7 +100,7 @@ class Feed:
         now_s = time.monotonic()
         if now_s - self._looked_s > 2.0:
             self._looked_s = now_s
-            self._telemetry.lag("api", 0, reader.lag() or 0)
+            self._telemetry.view_lag(reader.lag() or 0)
 
     def _take(self, records: list[Record]) -> None:
         topic, partition = records[0].topic, records[0].partition

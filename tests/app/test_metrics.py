@@ -15,6 +15,7 @@ def test_names_and_labels_are_the_contract() -> None:
     metrics.batch("cpu", 4, "idle", [0.001, 0.002], 0.003)
     metrics.end_to_end([0.02])
     metrics.lag("icu.vitals", 1, 7)
+    metrics.view_lag(3)
     metrics.beds({"live": 5})
     metrics.expert_share({"general": 0.7})
     metrics.alert("sepsis", "high")
@@ -30,6 +31,7 @@ def test_names_and_labels_are_the_contract() -> None:
         'vitalstream_inference_seconds_count{device="cpu"} 1.0',
         "vitalstream_end_to_end_seconds_count 1.0",
         'vitalstream_consumer_lag{partition="1",topic="icu.vitals"} 7.0',
+        "vitalstream_view_lag 3.0",
         'vitalstream_beds{state="live"} 5.0',
         'vitalstream_expert_share{expert="general"} 0.7',
         'vitalstream_alerts_total{kind="sepsis",priority="high"} 1.0',
