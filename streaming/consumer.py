@@ -237,6 +237,11 @@ class GroupConsumer:
         return self._watch.stuck(self._positions(), self._open, after_s)
 
     @property
+    def answered(self) -> bool:
+        """Whether the cluster has answered lately; who owns nothing asks it nothing."""
+        return not self._owned or self._watch.answered
+
+    @property
     def loop_lag_s(self) -> float:
         """The longest that the event loop was late in the last 30 s; a blocked loop loses the
         membership.

@@ -236,10 +236,12 @@ class Pipeline:
         beds, most = len(self.scoring.windows), self._options.max_beds
         parts = {
             "kafka": (
-                consumer.epoch > 0 and not failed,
-                f"{len(partitions)} partitions, loop late by {late_s:.2f} s"
-                if not failed
-                else "stream stopped",
+                consumer.epoch > 0 and not failed and consumer.answered,
+                "stream stopped"
+                if failed
+                else f"{len(partitions)} partitions, loop late by {late_s:.2f} s"
+                if consumer.answered
+                else "does not answer",
             ),
             "restoring": (restoring == 0, f"{restoring} partitions"),
             "lag": (lag <= self._options.max_lag, f"{lag} messages"),

@@ -14,6 +14,8 @@ PAUSE_S: Final = 2.0
 """Longest time between polls in which a standstill is held against the client."""
 ENDS_EVERY_S: Final = 2.0
 """How often the partitions' ends are asked for."""
+SILENT_S: Final = 10.0
+"""Time without an answer after which the cluster counts as away."""
 _LAGS_KEPT: Final = 120
 
 P = TypeVar("P", bound=Hashable)
@@ -31,7 +33,7 @@ class Watch(Generic[P]):
         self._ends: dict[P, int] = {}
         self._marks: dict[P, tuple[int, float]] = {}
         """Where each partition was last seen to move to, and when."""
-        self._ends_at = -math.inf
+        self._ends_at = self._answered_at = -math.inf
         self._polled = -math.inf
         self._lags: deque[float] = deque(maxlen=_LAGS_KEPT)
 
@@ -39,6 +41,7 @@ class Watch(Generic[P]):
         """A new assignment: nothing is known of any partition."""
         self._marks.clear()
         self._ends = {}
+        self._answered_at = self._clock()
 
     def unknown(self) -> None:
         """The client is gone: the ends are not known any more."""
@@ -59,7 +62,7 @@ class Watch(Generic[P]):
 
     def ends(self, ends: Mapping[P, int], positions: Mapping[P, int | None]) -> None:
         """The ends were asked for; only the partitions that have a position here count."""
-        self._ends_at = now = self._clock()
+        self._ends_at = self._answered_at = now = self._clock()
         for partition, end in ends.items():
             if partition not in positions:
                 continue
@@ -74,6 +77,11 @@ class Watch(Generic[P]):
     def informed(self) -> bool:
         """Whether the ends are fresh: an unreachable cluster is no client's fault."""
         return self._clock() - self._ends_at < 3 * ENDS_EVERY_S
+
+    @property
+    def answered(self) -> bool:
+        """Whether the cluster has answered lately."""
+        return self._clock() - self._answered_at < SILENT_S
 
     def lag(self, positions: Mapping[P, int | None]) -> dict[P, int]:
         """Records between position and end, where both are known."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import math
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 import msgspec
@@ -16,12 +18,14 @@ from streaming.codec import BadMessage, decode_alert, decode_case, encode
 from streaming.messages import ALERTS, CASES, PREDICTIONS, Alert, Prediction
 from streaming.reader import KafkaError, Reader, Record, TopicPartition
 from streaming.telemetry import Telemetry
+from streaming.watch import ENDS_EVERY_S, SILENT_S
 
 log = structlog.get_logger(__name__)
 
 BACK: Final = 5_000
 """Predictions read again of a partition: a minute of a large ward, hours of a small one."""
 AGAIN_S: Final = 0.5
+_AWAY: Final = "kafka does not answer"
 _TOPICS: Final = (CASES, ALERTS, PREDICTIONS)
 
 
@@ -32,9 +36,18 @@ class Feed:
         servers: Kafka.
         view: What is kept.
         telemetry: Hears of what was read, and how far behind this is.
+        clock: Seconds.
     """
 
-    def __init__(self, servers: str, view: LatestView, telemetry: Telemetry) -> None:
+    def __init__(
+        self,
+        servers: str,
+        view: LatestView,
+        telemetry: Telemetry,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._clock = clock
+        self._answered_s = -math.inf
         self._servers = servers
         self._view = view
         self._telemetry = telemetry
@@ -69,25 +82,41 @@ class Feed:
                     at = TopicPartition(topic, p)
                     self._next[at] = max(self._next.get(at, 0), offset)
         self._ready, self._failure = True, ""
+        self._answered_s = self._clock()
 
     async def run(self) -> None:
         """Follow for ever; a cluster that does not answer is asked again."""
         while True:
             try:
                 async with Reader(self._servers) as reader:
-                    async for records in reader.follow(_TOPICS, self._next):
-                        self._failure = ""
-                        if records:
-                            self._take(records)
-                        self._look(reader)
+                    asking = asyncio.create_task(self._ask(reader))
+                    try:
+                        async for records in reader.follow(_TOPICS, self._next):
+                            self._failure = ""
+                            if records:
+                                self._take(records)
+                            self._look(reader)
+                    finally:
+                        asking.cancel()
+                        await asyncio.gather(asking, return_exceptions=True)
             except (KafkaError, TimeoutError, OSError) as error:
                 log.warning("the ward is followed again", error=repr(error))
-                self._failure = "kafka does not answer"
+                self._failure = _AWAY
             await asyncio.sleep(AGAIN_S)
 
     def health(self) -> Health:
         """Whether the view follows the topics."""
+        if self._ready and not self._failure and self._clock() - self._answered_s > SILENT_S:
+            return Health(False, _AWAY)
         return Health(self._ready and not self._failure, self._failure)
+
+    async def _ask(self, reader: Reader) -> None:
+        """A fetch that brings nothing does not tell a silent ward from a broker that is gone."""
+        while True:
+            with contextlib.suppress(KafkaError, TimeoutError):
+                await reader.end_offsets(PREDICTIONS)
+                self._answered_s = self._clock()
+            await asyncio.sleep(ENDS_EVERY_S)
 
     def _recall(self, predictions: Iterable[Prediction], alerts: Iterable[Alert]) -> None:
         now_ms = _now_ms()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from streaming.watch import ENDS_EVERY_S, PAUSE_S, Watch
+from streaming.watch import ENDS_EVERY_S, PAUSE_S, SILENT_S, Watch
 
 
 class Clock:
@@ -60,6 +60,16 @@ def test_old_ends_say_nothing_of_a_client() -> None:
     assert made.informed
     clock.now += 3 * ENDS_EVERY_S
     assert not made.informed
+
+
+def test_a_cluster_that_is_silent_for_long_does_not_answer() -> None:
+    """An assignment and the partitions' ends are answers."""
+    made, clock = watch()
+    for answer in (made.begin, lambda: made.ends({"a": 9}, {"a": 9})):
+        clock.now += SILENT_S
+        assert not made.answered
+        answer()
+        assert made.answered
 
 
 def test_a_partition_at_its_end_is_not_stuck_when_more_comes() -> None:

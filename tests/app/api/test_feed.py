@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import Any
 
 from app.api.feed import Feed
 from app.api.view import LatestView
+from app.lifecycle import Health
 from streaming.broker import EmbeddedBroker
 from streaming.codec import encode
 from streaming.messages import ALERTS, CASES, Alert, Case, Prediction, Source
 from streaming.producer import Producer
 from streaming.telemetry import SILENT
+from streaming.watch import SILENT_S
 
 
 def now_ms() -> int:
@@ -70,6 +73,23 @@ async def test_a_case_newer_than_what_the_database_kept_replaces_it() -> None:
 
     bed = view.bed("A", now_ms())
     assert bed is not None and (bed.case_id, bed.prediction) == ("c2", None)
+
+
+async def test_a_broker_that_is_gone_is_told_from_a_silent_ward() -> None:
+    """Nothing arrives in either case; only one of them answers."""
+    now_s = 0.0
+    feed = Feed("", LatestView(30_000), SILENT, lambda: now_s)
+    async with EmbeddedBroker() as broker:
+        feed._servers = broker.servers
+        await feed.start()
+        now_s = 2 * SILENT_S
+        assert feed.health() == Health(False, "kafka does not answer")
+        following = asyncio.create_task(feed.run())
+        async with asyncio.timeout(10):
+            while not feed.health().ok:  # noqa: ASYNC110 - a state that the broker's answer changes
+                await asyncio.sleep(0.01)
+        following.cancel()
+        await asyncio.gather(following, return_exceptions=True)
 
 
 async def test_every_open_alert_of_a_bed_comes_back() -> None:
