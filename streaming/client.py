@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, Final
 
 REQUEST_S: Final = 15.0
@@ -31,3 +32,31 @@ def reading(servers: str, client_id: str, group: str | None, max_records: int) -
         # One fetch is in flight at a time: a partition that was just resumed waits for it.
         "fetch_max_wait_ms": 100,
     }
+
+
+async def part(consumer: Any, within_s: float) -> None:
+    """Stop a consumer of aiokafka.
+
+    One that is stopped while its fetcher waits to ask a broker that is away again tells of the
+    cancellation that it asked for itself, and leaves its connections open. That is not the
+    caller's cancellation, and would pass for it.
+
+    Raises:
+        KafkaError: It did not part in order.
+        TimeoutError: Nor in time.
+    """
+    stopping = asyncio.create_task(consumer.stop())
+    try:
+        await asyncio.wait({stopping}, timeout=within_s)
+    finally:
+        late = not stopping.done()
+        stopping.cancel()
+    if late:
+        await asyncio.wait({stopping}, timeout=1.0)
+        raise TimeoutError
+    if not stopping.cancelled():
+        stopping.result()
+        return
+    for fetch in list(consumer._fetcher._pending_tasks):
+        fetch.cancel()
+    await consumer._client.close()

@@ -22,7 +22,7 @@ from aiokafka import ConsumerRecord as Record
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaConnectionError, KafkaError
 
-from streaming.client import REQUEST_S, reading
+from streaming.client import REQUEST_S, part, reading
 from streaming.watch import ENDS_EVERY_S, Watch
 
 __all__ = ["ConsumerFailed", "GroupConsumer", "KafkaError", "Record", "TopicPartition"]
@@ -307,7 +307,7 @@ class GroupConsumer:
         if client is None:
             return
         try:
-            await asyncio.wait_for(client.stop(), REQUEST_S)
+            await part(client, REQUEST_S)
         except (KafkaError, TimeoutError) as error:
             log.warning("consumer did not stop cleanly", group=self.group, error=repr(error))
 

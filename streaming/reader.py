@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from typing import Literal, Self
@@ -11,7 +12,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka import ConsumerRecord as Record
 from aiokafka.errors import KafkaConnectionError, KafkaError
 
-from streaming.client import REQUEST_S, reading
+from streaming.client import REQUEST_S, part, reading
 
 __all__ = ["KafkaError", "Reader", "Record", "TopicPartition"]
 
@@ -54,7 +55,8 @@ class Reader:
         """Disconnect. May be called twice."""
         client, self._client = self._client, None
         if client is not None:
-            await client.stop()
+            with contextlib.suppress(TimeoutError):
+                await part(client, REQUEST_S)
 
     async def partitions(self, topic: str) -> list[int]:
         """The topic's partitions, ascending. Raises KafkaError for a topic that does not exist."""
