@@ -14,8 +14,8 @@ import msgspec
 
 from models import signals
 from streaming import messages as m
-from streaming.codec import REASONS
 from streaming.deadletter import HEADERS, PREFIX
+from streaming.refusals import REASONS
 from streaming.topics import TOPICS
 
 DOCUMENT: Final = Path(__file__).parents[1] / "docs" / "asyncapi.json"

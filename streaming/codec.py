@@ -1,8 +1,5 @@
 """Bytes to messages and back, for every topic. Observations are decoded in bulk: this is the hot
 path of ingest.
-
-What is wrong with a message has one name, a reason; reasons, details and errors never carry what
-the message said.
 """
 
 from __future__ import annotations
@@ -31,64 +28,32 @@ from streaming.messages import (
     Snapshot,
 )
 from streaming.observations import Observations
+from streaming.refusals import (
+    AHEAD,
+    BAD_BED_ID,
+    BAD_CASE_ID,
+    BAD_TIME,
+    KEY_MISMATCH,
+    MISSING_FIELD,
+    NOT_FINITE,
+    NOT_JSON,
+    NOT_UTF8,
+    TOMBSTONE,
+    TOO_LARGE,
+    WRONG_TYPE,
+    BadMessage,
+    Rejected,
+)
 from streaming.telemetry import SILENT, Telemetry
 
 if TYPE_CHECKING:
     from streaming.consumer import Record
 
-NOT_UTF8: Final = "not_utf8"
-NOT_JSON: Final = "not_json"
-NOT_FINITE: Final = "not_finite"
-MISSING_FIELD: Final = "missing_field"
-WRONG_TYPE: Final = "wrong_type"
-BAD_BED_ID: Final = "bad_bed_id"
-BAD_CASE_ID: Final = "bad_case_id"
-KEY_MISMATCH: Final = "key_mismatch"
-BAD_TIME: Final = "bad_time"
-AHEAD: Final = "ahead"
-TOO_LARGE: Final = "too_large"
-TOMBSTONE: Final = "tombstone"
-TOO_MANY_BEDS: Final = "too_many_beds"
-REASONS: Final = (
-    NOT_UTF8,
-    NOT_JSON,
-    NOT_FINITE,
-    MISSING_FIELD,
-    WRONG_TYPE,
-    BAD_BED_ID,
-    BAD_CASE_ID,
-    KEY_MISMATCH,
-    BAD_TIME,
-    AHEAD,
-    TOO_LARGE,
-    TOMBSTONE,
-    TOO_MANY_BEDS,
-)
 MAX_CASE_ID: Final = 256
 _MAX_KNOWN: Final = 65_536
 _M = TypeVar("_M", bound=msgspec.Struct)
 _BROKER_CLOCK: Final = 1
 """Kafka's timestamp type LogAppendTime: the record's timestamp is the broker's own."""
-
-
-class BadMessage(ValueError):
-    """A message that cannot be used; `reason` is one of `REASONS`, `detail` names a field or a
-    type, never a value.
-    """
-
-    def __init__(self, reason: str, detail: str = "") -> None:
-        super().__init__(f"{reason}: {detail}" if detail else reason)
-        self.reason = reason
-        self.detail = detail
-
-
-@dataclass(frozen=True, slots=True)
-class Rejected:
-    """A record that cannot be used, and why."""
-
-    record: Record
-    reason: str
-    detail: str
 
 
 class _Exact(Observation, frozen=True, gc=False, forbid_unknown_fields=True):

@@ -13,9 +13,9 @@ from typing import Final
 
 import structlog
 
-from streaming.codec import BAD_BED_ID, KEY_MISMATCH, Rejected
 from streaming.messages import DEAD_LETTERS
 from streaming.producer import Producer, Sent, TooLarge
+from streaming.refusals import BAD_BED_ID, KEY_MISMATCH, Rejected
 from streaming.telemetry import SILENT, Telemetry
 
 log = structlog.get_logger(__name__)

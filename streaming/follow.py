@@ -8,9 +8,10 @@ from collections.abc import Callable
 import structlog
 
 from streaming.beds import Recorded
-from streaming.codec import BadMessage, decode_alert, decode_case
+from streaming.codec import decode_alert, decode_case
 from streaming.messages import ALERTS, CASES, Case
 from streaming.reader import KafkaError, Reader, Record
+from streaming.refusals import BadMessage
 from streaming.telemetry import SILENT, Telemetry
 
 log = structlog.get_logger(__name__)

@@ -10,12 +10,13 @@ from collections.abc import Callable, Sequence
 
 import structlog
 
-from streaming.codec import TOO_MANY_BEDS, Rejected, VitalsDecoder
+from streaming.codec import VitalsDecoder
 from streaming.consumer import KafkaError, Record
 from streaming.deadletter import DeadLetters
 from streaming.observations import Observations
 from streaming.options import Options
 from streaming.partition import Partition
+from streaming.refusals import TOO_MANY_BEDS, Rejected
 from streaming.scoring import Scoring
 from streaming.stays import Stays
 from streaming.telemetry import Telemetry

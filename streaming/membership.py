@@ -8,11 +8,12 @@ from typing import Any
 
 import structlog
 
-from streaming.codec import TOO_MANY_BEDS, VitalsDecoder
+from streaming.codec import VitalsDecoder
 from streaming.consumer import GroupConsumer, KafkaError, Record, TopicPartition
 from streaming.messages import VITALS, Snapshot
 from streaming.options import Options
 from streaming.partition import Partition
+from streaming.refusals import TOO_MANY_BEDS
 from streaming.restore import restore
 from streaming.scoring import Scoring
 from streaming.snapshots import encode_note

@@ -14,9 +14,10 @@ import structlog
 
 from app.api.view import LatestView
 from app.lifecycle import Health
-from streaming.codec import BadMessage, decode_alert, decode_case, encode
+from streaming.codec import decode_alert, decode_case, encode
 from streaming.messages import ALERTS, CASES, PREDICTIONS, Alert, Prediction
 from streaming.reader import KafkaError, Reader, Record, TopicPartition
+from streaming.refusals import BadMessage
 from streaming.telemetry import Telemetry
 from streaming.watch import ENDS_EVERY_S, SILENT_S
 

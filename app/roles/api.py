@@ -25,9 +25,9 @@ from app.settings import BadSetting, Settings
 from app.ward import database
 from app.ward.database import DatabaseGone, NotMigrated
 from app.ward.store import MOST_ALERTS, Store
-from streaming.codec import TOO_MANY_BEDS
 from streaming.messages import Alert, Prediction
 from streaming.producer import KafkaError, Producer
+from streaming.refusals import TOO_MANY_BEDS
 
 log = structlog.get_logger(__name__)
 

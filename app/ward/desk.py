@@ -21,9 +21,10 @@ from app.ward.ledger import Book, Ledger, Place, Position
 from app.ward.standing import Standing
 from app.ward.trends import Trends
 from models.signals import NAMES
-from streaming.codec import TOO_MANY_BEDS, BadMessage, VitalsDecoder, decode_case
+from streaming.codec import VitalsDecoder, decode_case
 from streaming.messages import CASES, PREDICTIONS, VITALS, Alert
 from streaming.observations import Observations
+from streaming.refusals import TOO_MANY_BEDS, BadMessage
 from streaming.telemetry import SILENT, Telemetry
 
 if TYPE_CHECKING:

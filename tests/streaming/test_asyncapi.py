@@ -10,7 +10,8 @@ import pytest
 
 from models import signals
 from streaming import asyncapi, messages
-from streaming.codec import REASONS, VitalsDecoder, decode_case
+from streaming.codec import VitalsDecoder, decode_case
+from streaming.refusals import REASONS
 from streaming.topics import TOPICS
 
 

@@ -14,9 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models import signals
-from streaming import codec
-from streaming.codec import REASONS, BadMessage, VitalsDecoder, decode_case, encode
+from streaming import codec, refusals
+from streaming.codec import VitalsDecoder, decode_case, encode
 from streaming.messages import MAX_MESSAGE_BYTES, Case, Observation, Snapshot, Source
+from streaming.refusals import REASONS, BadMessage
 from streaming.telemetry import Telemetry
 
 NOW_MS = 1_795_409_000_000
@@ -61,47 +62,47 @@ def reason_of(one: Any, **settings: Any) -> str | None:
 @pytest.mark.parametrize(
     ("value", "reason"),
     [
-        (None, codec.TOMBSTONE),
-        (b"", codec.NOT_JSON),
-        (b"hello", codec.NOT_JSON),
-        (text()[:-1], codec.NOT_JSON),
-        (text() + b"x", codec.NOT_JSON),
-        (b"\xef\xbb\xbf" + text(), codec.NOT_JSON),
-        (b"[" * 100_000, codec.NOT_JSON),
-        (text().replace(b"A-07", b"\\ud800"), codec.NOT_JSON),
-        (b"\xff\xfe", codec.NOT_UTF8),
-        (text().replace(b"A-07", b"A-\xff"), codec.NOT_UTF8),
-        (text(note="#").replace(b"#", b"\xff"), codec.NOT_UTF8),
-        (text(values={"hr": math.nan}), codec.NOT_FINITE),
-        (text(values={"hr": -math.inf}), codec.NOT_FINITE),
-        (text().replace(b"82", b"1e999"), codec.NOT_FINITE),
-        (text().replace(b"82", b"1" + b"0" * 400), codec.NOT_FINITE),
-        (text(note=math.nan), codec.NOT_FINITE),
-        (text(bed_id=...), codec.MISSING_FIELD),
-        (text(ts_ms=...), codec.MISSING_FIELD),
-        (text(values=...), codec.MISSING_FIELD),
-        (b"{}", codec.MISSING_FIELD),
-        (b"[]", codec.WRONG_TYPE),
-        (b"null", codec.WRONG_TYPE),
-        (b"17", codec.WRONG_TYPE),
-        (text(bed_id=7), codec.WRONG_TYPE),
-        (text(bed_id=None), codec.WRONG_TYPE),
-        (text(ts_ms="1"), codec.WRONG_TYPE),
-        (text(ts_ms=True), codec.WRONG_TYPE),
-        (text(ts_ms=1.5), codec.WRONG_TYPE),
-        (text(values=[1]), codec.WRONG_TYPE),
-        (text(values={"hr": True}), codec.WRONG_TYPE),
-        (text(values={"hr": "82"}), codec.WRONG_TYPE),
-        (text(values={"unheard_of": "82"}), codec.WRONG_TYPE),
-        (text(case_id=5), codec.WRONG_TYPE),
-        (text(seq="x"), codec.WRONG_TYPE),
-        (text(case_id=""), codec.BAD_CASE_ID),
-        (text(case_id="x" * 257), codec.BAD_CASE_ID),
-        (text(ts_ms=-1), codec.BAD_TIME),
-        (text(ts_ms=NOW_MS + 60_001), codec.AHEAD),
-        (text(ts_ms=1 << 70), codec.AHEAD),
-        (text(device_id="x" * MAX_MESSAGE_BYTES), codec.TOO_LARGE),
-        (b" " * (MAX_MESSAGE_BYTES + 1), codec.TOO_LARGE),
+        (None, refusals.TOMBSTONE),
+        (b"", refusals.NOT_JSON),
+        (b"hello", refusals.NOT_JSON),
+        (text()[:-1], refusals.NOT_JSON),
+        (text() + b"x", refusals.NOT_JSON),
+        (b"\xef\xbb\xbf" + text(), refusals.NOT_JSON),
+        (b"[" * 100_000, refusals.NOT_JSON),
+        (text().replace(b"A-07", b"\\ud800"), refusals.NOT_JSON),
+        (b"\xff\xfe", refusals.NOT_UTF8),
+        (text().replace(b"A-07", b"A-\xff"), refusals.NOT_UTF8),
+        (text(note="#").replace(b"#", b"\xff"), refusals.NOT_UTF8),
+        (text(values={"hr": math.nan}), refusals.NOT_FINITE),
+        (text(values={"hr": -math.inf}), refusals.NOT_FINITE),
+        (text().replace(b"82", b"1e999"), refusals.NOT_FINITE),
+        (text().replace(b"82", b"1" + b"0" * 400), refusals.NOT_FINITE),
+        (text(note=math.nan), refusals.NOT_FINITE),
+        (text(bed_id=...), refusals.MISSING_FIELD),
+        (text(ts_ms=...), refusals.MISSING_FIELD),
+        (text(values=...), refusals.MISSING_FIELD),
+        (b"{}", refusals.MISSING_FIELD),
+        (b"[]", refusals.WRONG_TYPE),
+        (b"null", refusals.WRONG_TYPE),
+        (b"17", refusals.WRONG_TYPE),
+        (text(bed_id=7), refusals.WRONG_TYPE),
+        (text(bed_id=None), refusals.WRONG_TYPE),
+        (text(ts_ms="1"), refusals.WRONG_TYPE),
+        (text(ts_ms=True), refusals.WRONG_TYPE),
+        (text(ts_ms=1.5), refusals.WRONG_TYPE),
+        (text(values=[1]), refusals.WRONG_TYPE),
+        (text(values={"hr": True}), refusals.WRONG_TYPE),
+        (text(values={"hr": "82"}), refusals.WRONG_TYPE),
+        (text(values={"unheard_of": "82"}), refusals.WRONG_TYPE),
+        (text(case_id=5), refusals.WRONG_TYPE),
+        (text(seq="x"), refusals.WRONG_TYPE),
+        (text(case_id=""), refusals.BAD_CASE_ID),
+        (text(case_id="x" * 257), refusals.BAD_CASE_ID),
+        (text(ts_ms=-1), refusals.BAD_TIME),
+        (text(ts_ms=NOW_MS + 60_001), refusals.AHEAD),
+        (text(ts_ms=1 << 70), refusals.AHEAD),
+        (text(device_id="x" * MAX_MESSAGE_BYTES), refusals.TOO_LARGE),
+        (b" " * (MAX_MESSAGE_BYTES + 1), refusals.TOO_LARGE),
     ],
 )
 def test_a_bad_value_has_its_own_reason(value: bytes | None, reason: str) -> None:
@@ -112,14 +113,14 @@ def test_a_bad_value_has_its_own_reason(value: bytes | None, reason: str) -> Non
 @pytest.mark.parametrize(
     ("bed_id", "key", "reason"),
     [
-        ("", b"", codec.BAD_BED_ID),
-        ("é" * 65, ("é" * 65).encode(), codec.BAD_BED_ID),
-        ("x" * 129, b"x" * 129, codec.BAD_BED_ID),
-        ("A\0", b"A\0", codec.BAD_BED_ID),
-        ("A-07", None, codec.KEY_MISMATCH),
-        ("A-07", b"", codec.KEY_MISMATCH),
-        ("A-07", b"A-08", codec.KEY_MISMATCH),
-        ("A-07", b"\xff", codec.KEY_MISMATCH),
+        ("", b"", refusals.BAD_BED_ID),
+        ("é" * 65, ("é" * 65).encode(), refusals.BAD_BED_ID),
+        ("x" * 129, b"x" * 129, refusals.BAD_BED_ID),
+        ("A\0", b"A\0", refusals.BAD_BED_ID),
+        ("A-07", None, refusals.KEY_MISMATCH),
+        ("A-07", b"", refusals.KEY_MISMATCH),
+        ("A-07", b"A-08", refusals.KEY_MISMATCH),
+        ("A-07", b"\xff", refusals.KEY_MISMATCH),
         ("é" * 64, ("é" * 64).encode(), None),
         ("x" * 128, b"x" * 128, None),
     ],
@@ -136,7 +137,7 @@ def test_a_known_bed_under_another_key_is_still_refused() -> None:
         [record(text()), record(text(bed_id="B"), b"B"), record(text(), b"B"), record(text())],
         NOW_MS,
     )
-    assert [r.reason for r in bad] == [codec.KEY_MISMATCH]
+    assert [r.reason for r in bad] == [refusals.KEY_MISMATCH]
 
 
 @pytest.mark.parametrize(
@@ -144,9 +145,9 @@ def test_a_known_bed_under_another_key_is_still_refused() -> None:
     [
         (NOW_MS + 60_000, NOW_MS, BROKERS_CLOCK, None),
         (NOW_MS + 61_000, NOW_MS + 2_000, BROKERS_CLOCK, None),
-        (NOW_MS + 61_000, NOW_MS + 2_000, SENDERS_CLOCK, codec.AHEAD),
+        (NOW_MS + 61_000, NOW_MS + 2_000, SENDERS_CLOCK, refusals.AHEAD),
         (NOW_MS + 60_000, -1, SENDERS_CLOCK, None),
-        (NOW_MS, NOW_MS - 60_001, SENDERS_CLOCK, codec.AHEAD),
+        (NOW_MS, NOW_MS - 60_001, SENDERS_CLOCK, refusals.AHEAD),
         (0, NOW_MS, BROKERS_CLOCK, None),
     ],
 )
@@ -177,7 +178,7 @@ def test_observations_lie_in_the_order_of_their_offsets() -> None:
     assert good.case_ids == ["c1", None, None]
     assert good.broker_ms.tolist() == [NOW_MS - 1, NOW_MS, NOW_MS]
     assert good.bed_ids == ["A-07"] * 3
-    assert [(r.record.offset, r.reason) for r in bad] == [(7, codec.NOT_JSON)]
+    assert [(r.record.offset, r.reason) for r in bad] == [(7, refusals.NOT_JSON)]
     types = (good.ts_ms, good.sizes, good.signal, good.value)
     assert [a.dtype for a in types] == [np.int64, np.int32, np.int16, np.float64]
 
@@ -214,7 +215,7 @@ def test_errors_carry_nothing_of_the_patient() -> None:
         assert "Smith" not in bad[0].reason + bad[0].detail
     with pytest.raises(BadMessage) as error:
         decode_case(b'{"bed_id":"a","case_id":"c","status":"Mrs Smith","admitted_ms":1}')
-    assert (error.value.reason, error.value.detail) == (codec.WRONG_TYPE, "$.status")
+    assert (error.value.reason, error.value.detail) == (refusals.WRONG_TYPE, "$.status")
 
 
 json_values = st.recursive(
@@ -290,13 +291,13 @@ def test_other_messages_go_there_and_back() -> None:
 @pytest.mark.parametrize(
     ("value", "reason"),
     [
-        (None, codec.TOMBSTONE),
-        (b"\xff", codec.NOT_UTF8),
-        (b"{", codec.NOT_JSON),
-        (b"{}", codec.MISSING_FIELD),
-        (b'{"bed_id":"A","case_id":"c","status":"gone","admitted_ms":1}', codec.WRONG_TYPE),
-        (b'{"bed_id":"A","case_id":"c","status":"open","admitted_ms":-1}', codec.WRONG_TYPE),
-        (b'{"bed_id":"B","case_id":"c","status":"open","admitted_ms":1}', codec.KEY_MISMATCH),
+        (None, refusals.TOMBSTONE),
+        (b"\xff", refusals.NOT_UTF8),
+        (b"{", refusals.NOT_JSON),
+        (b"{}", refusals.MISSING_FIELD),
+        (b'{"bed_id":"A","case_id":"c","status":"gone","admitted_ms":1}', refusals.WRONG_TYPE),
+        (b'{"bed_id":"A","case_id":"c","status":"open","admitted_ms":-1}', refusals.WRONG_TYPE),
+        (b'{"bed_id":"B","case_id":"c","status":"open","admitted_ms":1}', refusals.KEY_MISMATCH),
     ],
 )
 def test_a_bad_case_has_a_reason(value: bytes | None, reason: str) -> None:

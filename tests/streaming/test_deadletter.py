@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from confluent_kafka import Producer as OtherProducer
 
-from streaming import codec
+from streaming import refusals
 from streaming.codec import VitalsDecoder
 from streaming.deadletter import PREFIX, DeadLetters
 from streaming.messages import DEAD_LETTERS, MAX_MESSAGE_BYTES, VITALS
@@ -33,19 +33,19 @@ def text(**changes: Any) -> bytes:
 
 
 BAD: dict[str, tuple[bytes | None, bytes | None]] = {
-    codec.NOT_UTF8: (b"A-07", b"\xff\xfe{}"),
-    codec.NOT_JSON: (b"A-07", b"{hello"),
-    codec.NOT_FINITE: (b"A-07", text().replace(b"82", b"NaN")),
-    codec.MISSING_FIELD: (b"A-07", text(ts_ms=...)),
-    codec.WRONG_TYPE: (b"A-07", text(values={"hr": "82"})),
-    codec.BAD_BED_ID: (b"x" * 129, text(bed_id="x" * 129)),
-    codec.BAD_CASE_ID: (b"A-07", text(case_id="")),
-    codec.KEY_MISMATCH: (None, text()),
-    codec.BAD_TIME: (b"A-07", text(ts_ms=-1)),
+    refusals.NOT_UTF8: (b"A-07", b"\xff\xfe{}"),
+    refusals.NOT_JSON: (b"A-07", b"{hello"),
+    refusals.NOT_FINITE: (b"A-07", text().replace(b"82", b"NaN")),
+    refusals.MISSING_FIELD: (b"A-07", text(ts_ms=...)),
+    refusals.WRONG_TYPE: (b"A-07", text(values={"hr": "82"})),
+    refusals.BAD_BED_ID: (b"x" * 129, text(bed_id="x" * 129)),
+    refusals.BAD_CASE_ID: (b"A-07", text(case_id="")),
+    refusals.KEY_MISMATCH: (None, text()),
+    refusals.BAD_TIME: (b"A-07", text(ts_ms=-1)),
     # By hours: the suite may have been running for minutes since this was imported.
-    codec.AHEAD: (b"A-07", text(ts_ms=NOW_MS + 10 * 3_600_000)),
-    codec.TOO_LARGE: (b"A-07", text(device_id="x" * (LARGEST_BYTES - 65_536))),
-    codec.TOMBSTONE: (b"A-07", None),
+    refusals.AHEAD: (b"A-07", text(ts_ms=NOW_MS + 10 * 3_600_000)),
+    refusals.TOO_LARGE: (b"A-07", text(device_id="x" * (LARGEST_BYTES - 65_536))),
+    refusals.TOMBSTONE: (b"A-07", None),
 }
 
 
@@ -96,7 +96,7 @@ async def bury_all(servers: str) -> Counter[str]:
 
 def test_every_reason_has_its_message_here() -> None:
     """A new reason needs a new line above."""
-    assert set(BAD) | {codec.TOO_MANY_BEDS} == set(codec.REASONS)
+    assert set(BAD) | {refusals.TOO_MANY_BEDS} == set(refusals.REASONS)
 
 
 async def test_every_bad_message_arrives_whole_with_its_reason(stream: Any) -> None:
@@ -124,7 +124,7 @@ async def test_every_bad_message_arrives_whole_with_its_reason(stream: Any) -> N
 async def test_a_letter_without_key_and_value_is_still_a_letter(stream: Any) -> None:
     """Nothing but headers came, and they say so."""
     await asyncio.to_thread(publish, stream.servers, [(None, None)])
-    assert await bury_all(stream.servers) == {codec.TOMBSTONE: 1}
+    assert await bury_all(stream.servers) == {refusals.TOMBSTONE: 1}
     (letter,) = await read_all(stream.servers, DEAD_LETTERS)
     assert (letter.key, letter.value) == (None, b"")
 
@@ -138,7 +138,7 @@ async def test_a_topic_that_takes_no_large_letters_keeps_their_headers(stream: A
         await admin.create([TopicPlan(DEAD_LETTERS, stream.partitions, 1)])
     large = text(device_id="x" * (2 * MAX_MESSAGE_BYTES))
     await asyncio.to_thread(publish, stream.servers, [(b"A-07", large)])
-    assert await bury_all(stream.servers) == {codec.TOO_LARGE: 1}
+    assert await bury_all(stream.servers) == {refusals.TOO_LARGE: 1}
     (letter,) = await read_all(stream.servers, DEAD_LETTERS)
     assert (letter.key, letter.value) == (b"A-07", b"")
     assert dict(letter.headers)[PREFIX + "exception.message"] == b"too_large"
@@ -155,5 +155,5 @@ async def test_the_restart_of_the_broker_loses_no_letter(stream: Any) -> None:
         burying = asyncio.create_task(letters.bury(bad))
         await asyncio.to_thread(stream.server.start)
         await burying
-    assert heard.letters == {codec.NOT_JSON: 20}
+    assert heard.letters == {refusals.NOT_JSON: 20}
     assert len(await read_all(stream.servers, DEAD_LETTERS)) == 20
