@@ -8,21 +8,18 @@ step.
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Iterable, Mapping
-from typing import Final
 
 from app.ward import evidence
 from app.ward.beds import Bed
 from app.ward.evidence import Head
 from app.ward.policy import CLINICAL, IMPLAUSIBLE, KINDS, SILENCE, Kind
-from app.ward.standing import Standing
+from app.ward.standing import Standing, opened
 from app.ward.tables import NO_CASE
 from streaming.messages import AlertState, Case
 
 Thresholds = Mapping[str, Mapping[str, float]]
 """Model version to risk to threshold; of a version that is not in here nothing is known."""
-_NAMESPACE: Final = uuid.UUID("6f0e1f0c-7a53-4d0e-9a44-6d2c5e0e7d11")
 
 
 class Engine:
@@ -208,22 +205,16 @@ class Engine:
         """
         for bed in self.beds.values():
             since_ms = heard_since.get(bed.partition)
-            if bed.live and bed.closed_ms < 0 and since_ms is not None:
-                silent_ms = now_ms - max(bed.heard_ms, since_ms)
-                timer = bed.timers.get(SILENCE.name)
-                if (
-                    silent_ms > self._stale_ms
-                    and SILENCE.name not in self._standing.get(bed.bed_id, {})
-                    and (timer is None or now_ms >= timer.until_ms)
-                ):
-                    self._open(
-                        bed,
-                        SILENCE,
-                        float(now_ms - bed.heard_ms),
-                        float(self._stale_ms),
-                        None,
-                        now_ms,
-                    )
+            if since_ms is None or not bed.live or bed.closed_ms >= 0:
+                continue
+            timer = bed.timers.get(SILENCE.name)
+            if (
+                now_ms - max(bed.heard_ms, since_ms) > self._stale_ms
+                and self.find(bed.bed_id, SILENCE.name) is None
+                and (timer is None or now_ms >= timer.until_ms)
+            ):
+                silent_ms, most_ms = float(now_ms - bed.heard_ms), float(self._stale_ms)
+                self._open(bed, SILENCE, silent_ms, most_ms, None, now_ms)
         for bed_id in [bed_id for bed_id, known in self._standing.items() if known]:
             bed = self.beds[bed_id]
             for alert in self.alerts(bed_id):
@@ -237,7 +228,7 @@ class Engine:
     def _step(self, bed: Bed, kind: Kind, now_ms: int, live_ms: int | None = None) -> bool:
         """Make one kind's alert what the bed's timers ask for. Returns whether that moved it."""
         timer = bed.timers.get(kind.name)
-        alert = self._standing.get(bed.bed_id, {}).get(kind.name)
+        alert = self.find(bed.bed_id, kind.name)
         if alert is None:
             newest_ms = bed.ts_ms if live_ms is None else live_ms
             if (
@@ -261,7 +252,7 @@ class Engine:
         if alert.due_ms is None or now_ms < alert.due_ms:
             return False
         if alert.state == "snoozed":
-            self._move(alert, "open", "reopen", now_ms, _due(kind, now_ms), "snooze ended")
+            self._move(alert, "open", "reopen", now_ms, kind.due_ms(now_ms), "snooze ended")
         elif alert.state == "open":
             self._move(alert, "escalated", "escalate", now_ms, None, "nobody answered")
         else:
@@ -277,24 +268,8 @@ class Engine:
         reason: str | None,
         now_ms: int,
     ) -> None:
-        name = "\0".join((bed.bed_id, bed.case_id, kind.name, str(now_ms)))
-        alert = Standing(
-            id=str(uuid.uuid5(_NAMESPACE, name)),
-            bed_id=bed.bed_id,
-            case_id=bed.case_id,
-            partition=bed.partition,
-            kind=kind.name,
-            priority=kind.priority,
-            state="open",
-            opened_ms=now_ms,
-            updated_ms=now_ms,
-            value=value,
-            threshold=threshold,
-            due_ms=None,
-            version=0,
-            written=0,
-        )
-        self._move(alert, "open", "open", now_ms, _due(kind, now_ms), reason)
+        alert = opened(bed, kind, value, threshold, now_ms)
+        self._move(alert, "open", "open", now_ms, kind.due_ms(now_ms), reason)
         self._standing.setdefault(bed.bed_id, {})[kind.name] = alert
         self.dirty.add(bed.bed_id)
 
@@ -341,7 +316,3 @@ class Engine:
         if bed is None:
             bed = self.beds[bed_id] = Bed(bed_id, partition)
         return bed
-
-
-def _due(kind: Kind, now_ms: int) -> int | None:
-    return None if kind.escalate_ms is None else now_ms + kind.escalate_ms

@@ -52,6 +52,10 @@ class Kind:
     fresh_least: int = 1
     fresh_ms: int = 15 * MINUTE_MS
 
+    def due_ms(self, now_ms: int) -> int | None:
+        """When an alert that nobody answers is escalated; None: never."""
+        return None if self.escalate_ms is None else now_ms + self.escalate_ms
+
     @property
     def latching(self) -> bool:
         """Whether it stays, once open, until somebody answers."""
