@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from models import derived
 from models.calibration import Calibration
 from models.config import GRID
 from models.network import RISKS, Network, NetworkConfig, Said, flat
@@ -68,6 +69,7 @@ def _config(model: Calibrated) -> str:
         "grid": GRID.digest,
         "network": model.network.config.as_json(),
         "trees": model.trees.shape,
+        "asked": derived.EDITION,
     }
     return json.dumps(said, sort_keys=True)
 
@@ -112,6 +114,8 @@ def load(path: Path) -> tuple[Calibrated, str]:
         raise BadCheckpoint(f"{path}: not of format {FORMAT}")
     if said["grid"] != GRID.digest:
         raise BadCheckpoint(f"{path}: made for another grid of windows")
+    if said.get("asked", derived.EDITION) != derived.EDITION:
+        raise BadCheckpoint(f"{path}: its trees ask for other features")
     if digest(tensors, config) != metadata.get("digest"):
         raise BadCheckpoint(f"{path}: the weights are not those that were written")
     card = path.with_name(CARD)

@@ -2,11 +2,12 @@
 
 Grown by LightGBM (`Trees.from_lightgbm`), held as buffers so that the checkpoint, its digest and
 every engine see them as they see any weight. A node asks one of the flat features of the network
-(`models.network.flat`): left where x <= threshold. Leaf values are multiples of 2**-20, so that
-sums in double precision are exact: in whatever order and batch they are added, the bits are the
-same.
+(`models.network.flat`) or a sum of theirs (`models.derived`): left where x <= threshold. Leaf
+values are multiples of 2**-20, so that sums in double precision are exact: in whatever order and
+batch they are added, the bits are the same.
 
-Axes: T trees, I inner nodes, L leaves, X flat features, B rows, S signals, R risks.
+Axes: T trees, I inner nodes, L leaves, X flat features, Y all that is asked, B rows, S signals,
+R risks.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+
+from models.derived import asked
 
 STEP: Final = 2.0**-20
 """Leaf values are multiples of it, below 16 in size: float32 holds them exactly."""
@@ -33,7 +36,7 @@ class Trees(nn.Module):
     """Boosted trees of any of the risks, sorted by risk.
 
     Attributes:
-        feature: Flat feature that a node asks, int32[T, I].
+        feature: What a node asks, of Y, int32[T, I].
         threshold: Left where the feature is not above, float32[T, I].
         left: Next node, or ~leaf where negative, int32[T, I]; right the same.
         leaf: Log-odds, float32[T, L].
@@ -70,12 +73,12 @@ class Trees(nn.Module):
             return out
         one = nn.functional.one_hot(self.risk, self.risks).double()
         for start in range(0, len(x), _ROWS):
-            rows = x[start : start + _ROWS]
+            rows = asked(x[start : start + _ROWS])
             out[start : start + _ROWS] = self.leaves(rows).double() @ one
         return out
 
     def leaves(self, x: Tensor) -> Tensor:
-        """What each tree says of each row, float32[B, T]."""
+        """What each tree says of each row of what is asked, [B, Y], float32[B, T]."""
         trees, nodes, leaves = self.shape
         first = torch.arange(trees, device=x.device) * nodes
         feature, threshold = self.feature.long().reshape(-1), self.threshold.reshape(-1)
@@ -93,7 +96,8 @@ class Trees(nn.Module):
         """The mean of the raw scores of each risk's boosters.
 
         Args:
-            boosters: `lightgbm.Booster`s by risk, grown on float32 features without NaN.
+            boosters: `lightgbm.Booster`s by risk, grown on `models.derived.asked`,
+                float32 without NaN.
             risks: R.
 
         Raises:

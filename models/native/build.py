@@ -20,7 +20,10 @@ from typing import Final
 
 HERE: Final = Path(__file__).parent
 BUILT: Final = HERE / "built"
-SOURCES: Final = ("features.cpp", "network.cpp", "trees.cpp", "scores.cpp", "write.cpp")
+SOURCES: Final = (
+    *("features.cpp", "derived.cpp", "network.cpp", "trees.cpp"),
+    *("scores.cpp", "write.cpp"),
+)
 _OPTIONS: Final = (
     *("-std=c++17", "-O3", "-march=native", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra"),
     *("-Werror", "-Wno-psabi", "-fno-math-errno", "-fno-trapping-math"),

@@ -29,6 +29,8 @@ constexpr int MAX_SIGNALS = 64;
 constexpr int MAX_VITALS = 16;
 constexpr int MAX_BINS = 256;
 constexpr int MAX_RISKS = 4;
+constexpr int MAX_FLAT = 2048;  // of all that trees ask
+constexpr int MAX_TERMS = 32;   // of a group's sums
 constexpr float CLIP = 6.0f;
 
 inline int padded(int n) { return (n + PAD - 1) / PAD * PAD; }
@@ -74,8 +76,15 @@ struct Model {
     int32_t trees_at[MAX_RISKS + 1];
     const Node *tree_node;       // [trees, nodes]
     const float *tree_leaf;      // [trees, leaves], multiples of a power of two
-    const int32_t *tree_signal;  // whose each flat feature is, -1 for the case
-    const float *tree_absent;    // each flat feature of an absent signal
+    const int32_t *tree_signal;  // [flat], whose each flat feature is, -1 for the case
+    const float *tree_absent;    // [flat], each flat feature of an absent signal
+    // Beside flat features trees ask sums over groups of signals.
+    int32_t flat, groups, terms;
+    const uint64_t *group;      // [groups], a bit a signal
+    const int32_t *term_kind;   // [terms], see Term
+    const int32_t *term_of;     // [terms], feature of a signal
+    const float *term_limit;    // [terms]
+    float term_step;
     // Calibration, [risks] or [risks, bins].
     int32_t bins;
     double widen;
@@ -114,10 +123,22 @@ struct Seen {
 // Features of row `row` of a batch.
 void features(const Model &model, const Batch &batch, int row, Seen &seen);
 
-// Log-odds of the trees of one risk for flat features.
-double trees_of(const Model &model, int risk, const float *x);
+enum Term { BELOW, BEYOND, LESS_THAN_ONE, SIZE };
 
-// What the trees of one risk say more than without each known signal, added to gain[signals].
-void tree_effects(const Model &model, int risk, const float *x, const uint8_t *known, double *gain);
+// What trees ask of one window: flat features, then sums; and each signal's part of the sums' terms.
+struct Asked {
+    alignas(64) float x[MAX_FLAT];
+    float part[MAX_TERMS][MAX_SIGNALS];  // of signals that are there
+    uint64_t there;                      // a bit a signal
+};
+
+// All that trees ask, of features and case.
+void ask(const Model &model, const Seen &seen, const float *cases, Asked &asked);
+
+// Log-odds of the trees of one risk.
+double trees_of(const Model &model, int risk, const Asked &asked);
+
+// What the trees of one risk say more than without each signal that is there, added to gain[signals].
+void tree_effects(const Model &model, int risk, const Asked &asked, double *gain);
 
 }  // namespace vitalstream

@@ -10,7 +10,6 @@ namespace {
 constexpr int BLOCK = 6;  // variants whose experts run together: what fits the registers
 constexpr int MAX_WIDTH = 2048;
 constexpr int MAX_INNER = 1024;
-constexpr int MAX_FLAT = 2048;
 
 inline floats load(const float *from) {
     floats x;
@@ -94,8 +93,8 @@ struct Room {
     alignas(64) float active[BLOCK][MAX_WIDTH];
     alignas(64) float inner[BLOCK][MAX_INNER];
     alignas(64) float logits[MAX_SIGNALS + BLOCK + 1][PAD];
-    alignas(64) float flat[MAX_FLAT];
     Seen seen;
+    Asked asked;
     int known[MAX_SIGNALS];
     uint8_t there[MAX_SIGNALS];
 };
@@ -191,20 +190,12 @@ void row_of(const Model &m, const Batch &batch, int row, const Answer &out, Room
         return double(sum);
     };
 
-    // Trees read the features flat: signals, minutes, case.
-    if (m.trees) {
-        float *x = room.flat;
-        for (int s = 0; s < m.signals; s++)
-            for (int d = 0; d < D; d++) *x++ = seen.signal[d][s];
-        for (int v = 0; v < m.vitals; v++)
-            for (int e = 0; e < E; e++) *x++ = seen.minute[e][v];
-        std::memcpy(x, cases, sizeof(float) * m.cases);
-    }
+    if (m.trees) ask(m, seen, cases, room.asked);
 
     double log_odds[MAX_RISKS], lead = -1e300;
     int leading = 0;
     for (int r = 0; r < m.risks; r++) {
-        const double trees = m.trees_at[r] < m.trees_at[r + 1] ? trees_of(m, r, room.flat) : 0.0;
+        const double trees = m.trees_at[r] < m.trees_at[r + 1] ? trees_of(m, r, room.asked) : 0.0;
         const double raw = m.blend_network[r] * mixed(0, r) + m.blend_trees[r] * trees;
         log_odds[r] = raw * m.slope[r] + m.intercept[r];
         if (log_odds[r] - m.limit[r] > lead) lead = log_odds[r] - m.limit[r], leading = r;
@@ -232,8 +223,8 @@ void row_of(const Model &m, const Batch &batch, int row, const Answer &out, Room
 
     // Drivers: the strongest effects on the leading risk.
     double effect[MAX_SIGNALS], gain[MAX_SIGNALS] = {};
-    if (m.trees_at[leading] < m.trees_at[leading + 1]) 
-        tree_effects(m, leading, room.flat, room.there, gain);
+    if (m.trees_at[leading] < m.trees_at[leading + 1])
+        tree_effects(m, leading, room.asked, gain);
     const double own = mixed(0, leading), slope = m.slope[leading];
     for (int j = 0; j < known; j++)
         effect[j] = slope * (m.blend_network[leading] * (own - mixed(j + 1, leading)) +
@@ -267,9 +258,9 @@ PUBLIC int64_t vitalstream_sizes(int which) {
 PUBLIC int vitalstream_predict(const vitalstream::Model *model, const vitalstream::Batch *batch,
                         const vitalstream::Answer *answer, int32_t begin, int32_t end) {
     using namespace vitalstream;
-    const int flat = model->signals * D + model->vitals * E + model->cases;
+    const int asked = model->flat + model->groups * model->terms;
     if (model->signals > MAX_SIGNALS || model->vitals > MAX_VITALS || batch->bins > MAX_BINS ||
-        batch->minute_bins > MAX_BINS || model->risks > MAX_RISKS || flat > MAX_FLAT ||
+        batch->minute_bins > MAX_BINS || model->risks > MAX_RISKS || asked > MAX_FLAT || model->terms > MAX_TERMS ||
         model->risks * EXPERTS > PAD || model->width > MAX_WIDTH || model->inner > MAX_INNER)
         return 1;
     static thread_local Room room;

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from models import derived
 from models.calibration import BINS, WIDEN
 from models.checkpoint import Calibrated
 from models.explain import DRIVERS
@@ -51,6 +52,9 @@ class Model(ctypes.Structure):
         *((name, _int) for name in ("trees", "nodes", "leaves")),
         ("trees_at", _int * (R + 1)),
         *((f"tree_{name}", _pointer) for name in ("node", "leaf", "signal", "absent")),
+        *((name, _int) for name in ("flat", "groups", "terms")),
+        *((name, _pointer) for name in ("group", "term_kind", "term_of", "term_limit")),
+        ("term_step", _float),
         ("bins", _int),
         ("widen", _double),
         *((f"blend_{name}", _pointer) for name in ("network", "trees")),
@@ -222,6 +226,14 @@ class Packed:
         absent = [np.tile(ABSENT, COUNT), np.zeros(V * E), np.zeros(F)]
         to.tree_signal = self._keep(np.concatenate(signal), np.int32)
         to.tree_absent = self._keep(np.concatenate(absent), np.float32)
+        to.flat, to.groups, to.terms = derived.X, len(derived.GROUPS), len(derived.SUMS)
+        bits = [sum(1 << i for i in group) for group in derived.GROUPS.values()]
+        to.group = self._keep(np.array(bits, np.uint64), np.uint64)
+        kinds, of_, limits = zip(*derived.SUMS, strict=True)
+        to.term_kind = self._keep(np.array([derived.KINDS.index(k) for k in kinds]), np.int32)
+        to.term_of = self._keep(np.array([derived.at(name) for name in of_]), np.int32)
+        to.term_limit = self._keep(np.array(limits), np.float32)
+        to.term_step = derived.STEP
 
     def _calibration(self, model: Calibrated) -> None:
         of, to = model.calibration, self.struct

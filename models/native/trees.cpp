@@ -20,23 +20,29 @@ struct Walk {
     int16_t at, signal;
 };
 
-inline int step_without(const Model &m, const Walk &walk, const float *x) {
+inline int step_without(const Model &m, const Walk &walk, const Asked &asked) {
     const Node &node = m.tree_node[int64_t(walk.tree) * m.nodes + (walk.at < 0 ? 0 : walk.at)];
-    const float value = m.tree_signal[node.feature] == walk.signal ? m.tree_absent[node.feature]
-                                                                    : x[node.feature];
+    float value = asked.x[node.feature];
+    if (node.feature < m.flat) {
+        if (m.tree_signal[node.feature] == walk.signal) value = m.tree_absent[node.feature];
+    } else {
+        const int sum = node.feature - m.flat;
+        if (m.group[sum / m.terms] >> walk.signal & 1)
+            value -= asked.part[sum % m.terms][walk.signal];
+    }
     const int below = value <= node.threshold ? node.left : node.right;
     return walk.at < 0 ? walk.at : below;
 }
 
 // Ends the walks and takes what they say from their signals' gain.
-void finish(const Model &m, Walk *walks, int count, const float *x, double *gain) {
+void finish(const Model &m, Walk *walks, int count, const Asked &asked, double *gain) {
     for (int begin = 0; begin < count; begin += ABREAST) {
         const int size = count - begin < ABREAST ? count - begin : ABREAST;
         Walk *some = walks + begin;
         for (bool going = true; going;) {
             going = false;
             for (int i = 0; i < size; i++) {
-                some[i].at = int16_t(step_without(m, some[i], x));
+                some[i].at = int16_t(step_without(m, some[i], asked));
                 going |= some[i].at >= 0;
             }
         }
@@ -48,7 +54,8 @@ void finish(const Model &m, Walk *walks, int count, const float *x, double *gain
 
 }  // namespace
 
-double trees_of(const Model &m, int risk, const float *x) {
+double trees_of(const Model &m, int risk, const Asked &asked) {
+    const float *x = asked.x;
     // Leaves are multiples of a power of two, so the sum is exact in whatever order.
     double sum = 0.0;
     const int end = m.trees_at[risk + 1];
@@ -75,32 +82,47 @@ double trees_of(const Model &m, int risk, const float *x) {
     return sum;
 }
 
-void tree_effects(const Model &m, int risk, const float *x, const uint8_t *known, double *gain) {
+void tree_effects(const Model &m, int risk, const Asked &asked, double *gain) {
     static thread_local Walk walks[MAX_WALKS];
+    const float *x = asked.x;
     int count = 0;
     for (int tree = m.trees_at[risk]; tree < m.trees_at[risk + 1]; tree++) {
         const Node *nodes = m.tree_node + int64_t(tree) * m.nodes;
         if (count > MAX_WALKS - MAX_SIGNALS) {
-            finish(m, walks, count, x, gain);
+            finish(m, walks, count, asked, gain);
             count = 0;
         }
-        // Only a signal that is there and was asked can change the leaf, and from there on alone.
-        uint64_t asked = 0;
+        // A signal changes the leaf only from where the path would turn the other way without it.
+        uint64_t same = asked.there;
         int at = 0;
         const int first = count;
         while (at >= 0) {
             const Node &node = nodes[at];
-            const int signal = m.tree_signal[node.feature];
-            if (signal >= 0 && known[signal] && !(asked >> signal & 1)) {
-                asked |= uint64_t(1) << signal;
-                walks[count++] = {tree, int16_t(at), int16_t(signal)};
+            const bool below = x[node.feature] <= node.threshold;
+            const int next = below ? node.left : node.right, other = below ? node.right : node.left;
+            auto part = [&](int signal) {
+                same &= ~(uint64_t(1) << signal);
+                walks[count++] = {tree, int16_t(other), int16_t(signal)};
+            };
+            if (node.feature < m.flat) {
+                const int signal = m.tree_signal[node.feature];
+                if (signal >= 0 && same >> signal & 1 &&
+                    (m.tree_absent[node.feature] <= node.threshold) != below)
+                    part(signal);
+            } else if (!below) {  // parts are not negative: without one a sum is not larger
+                const int sum = node.feature - m.flat;
+                const float *parts = asked.part[sum % m.terms];
+                for (uint64_t rest = same & m.group[sum / m.terms]; rest; rest &= rest - 1) {
+                    const int signal = __builtin_ctzll(rest);
+                    if (x[node.feature] - parts[signal] <= node.threshold) part(signal);
+                }
             }
-            at = x[node.feature] <= node.threshold ? node.left : node.right;
+            at = next;
         }
         const double said = double(m.tree_leaf[int64_t(tree) * m.leaves + ~at]);
         for (int i = first; i < count; i++) gain[walks[i].signal] += said;
     }
-    finish(m, walks, count, x, gain);
+    finish(m, walks, count, asked, gain);
 }
 
 }  // namespace vitalstream

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from models.calibration import Calibration
 from models.checkpoint import Calibrated
+from models.derived import EDITION
 from models.features import Features
 from models.network import RISKS
 from models.training import blend, metrics
@@ -72,7 +73,9 @@ class Crossing:
         self.folds = int(table.fold.max()) + 1
         self._drawn = hours(table, plan.seed)[0]
         rows = f"{len(table.stay)} {table.labels.sum(dtype=np.int64)} {plan}"
-        self._mark = hashlib.sha256(f"{rows} {SHIPPED} {TAUGHT}".encode()).hexdigest()[:12]
+        self._mark = hashlib.sha256(f"{EDITION} {rows} {SHIPPED} {TAUGHT}".encode()).hexdigest()[
+            :12
+        ]
 
     def _kept(self, name: str, make: Callable[[], Floats]) -> Floats:
         path = self._work / f"{name}-{self._mark}.npy"

@@ -3,7 +3,7 @@
 A risk's forest has members that differ in their seed, in the hours of a stay they see and in
 whether an hour counts for those that were not drawn; the mean of what they say is better than any.
 
-Axes: n rows of a table, m rows that train, X flat features.
+Axes: n rows of a table, m rows that train, Y all that trees ask.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ from typing import Any, Final
 
 import lightgbm
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from models.derived import EDITION, Y, asked
 from models.network import RISKS
 from models.training.cache import Table
 from models.training.metrics import gains
@@ -24,7 +26,6 @@ from models.training.sample import hours
 
 LATE_FROM: Final = 36
 LATE: Final = 3.0
-_FORM: Final = 1
 _CHUNK: Final = 65_536
 _BINS: Final = {"max_bin": 63, "verbose": -1, "num_threads": 1}
 
@@ -40,6 +41,7 @@ class Recipe:
         leaves: Of a tree at most; each holds at least `least` rows.
         ridge: On the leaves' values.
         features: Share of the features that a tree may ask.
+        per_stay: Hours drawn of a stay.
     """
 
     trees: int
@@ -49,6 +51,7 @@ class Recipe:
     least: int = 150
     ridge: float = 10.0
     features: float = 0.2
+    per_stay: int = 8
 
     def parameters(self, seed: int) -> dict[str, Any]:
         """Of LightGBM."""
@@ -68,18 +71,23 @@ class Recipe:
 
 
 SHIPPED: Final = {
-    "sepsis": Recipe(trees=200, members=3, rate=0.08),
-    "mortality": Recipe(trees=160, rate=0.05, leaves=15, least=100, ridge=20.0),
+    "sepsis": Recipe(trees=320, members=3, rate=0.045, per_stay=16),
+    "mortality": Recipe(trees=300, members=3, rate=0.03, leaves=15, least=100, ridge=20.0),
     "hypotension": Recipe(trees=60, rate=0.15),
     "hypoxaemia": Recipe(trees=60, rate=0.15),
 }
 
 
-def flat(table: Table, at: NDArray[Any]) -> NDArray[np.float32]:
-    """All features of some rows, float32[m, X], in the order of `models.network.flat`."""
-    m = len(table.stay[at])
-    parts = (table.signals[at].reshape(m, -1), table.minutes[at].reshape(m, -1), table.case[at])
-    return np.concatenate(parts, 1, dtype=np.float32)
+def asked_of(table: Table, at: NDArray[Any]) -> NDArray[np.float32]:
+    """All that trees ask of some rows, float32[m, Y], see `models.derived`."""
+    made = np.empty((len(at), Y), np.float32)
+    for start in range(0, len(at), _CHUNK):
+        some = at[start : start + _CHUNK]
+        m = len(some)
+        parts = (table.signals[some].reshape(m, -1), table.minutes[some].reshape(m, -1))
+        flat = np.concatenate((*parts, table.case[some]), 1, dtype=np.float32)
+        made[start : start + m] = asked(torch.from_numpy(flat)).numpy()
+    return made
 
 
 def targets(table: Table, risk: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -109,10 +117,10 @@ class Forester:
 
     def __init__(self, table: Table, work: Path, seed: int) -> None:
         self.table, self._work, self._seed = table, work, seed
-        self._held: tuple[int, Any] | None = None
+        self._held: tuple[tuple[int, int], Any] | None = None
         self._targets = {risk: targets(table, risk) for risk in RISKS}
         rows = f"{len(table.stay)} {table.labels.sum(dtype=np.int64)} {table.hour.sum()}"
-        self._mark = f"{_FORM} {rows} {seed}"
+        self._mark = f"{EDITION} {rows} {seed}"
 
     def grow(
         self, risk: str, recipe: Recipe, apart: NDArray[np.bool_], name: str
@@ -135,12 +143,12 @@ class Forester:
         self, risk: str, recipe: Recipe, apart: NDArray[np.bool_], name: str, member: int
     ) -> lightgbm.Booster | None:
         parameters = recipe.parameters(self._seed + member)
-        mark = f"{self._mark} {parameters} {recipe.trees} {risk} {name} {member}"
+        mark = f"{self._mark} {parameters} {recipe.trees} {recipe.per_stay} {risk} {name} {member}"
         path = self._work / f"forest-{hashlib.sha256(mark.encode()).hexdigest()[:16]}.txt"
         if path.exists():
             return lightgbm.Booster(model_file=path)
         want, weight = self._targets[risk]
-        rows, stands, data = self._drawn(self._seed + member)
+        rows, stands, data = self._drawn(self._seed + member, recipe.per_stay)
         mine = np.nonzero((weight[rows] > 0) & ~apart[rows])[0]
         use = rows[mine]
         if not len(use) or want[use].min() == want[use].max():
@@ -158,13 +166,15 @@ class Forester:
         part.replace(path)
         return lightgbm.Booster(model_file=path)
 
-    def _drawn(self, seed: int) -> tuple[NDArray[np.int64], NDArray[np.float64], lightgbm.Dataset]:
+    def _drawn(
+        self, seed: int, per_stay: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64], lightgbm.Dataset]:
         """Hours drawn by a seed, with their features put into bins; the last ones are kept."""
-        rows, stands = hours(self.table, seed)
-        if self._held is None or self._held[0] != seed:
+        rows, stands = hours(self.table, seed, per_stay)
+        if self._held is None or self._held[0] != (seed, per_stay):
             self._held = None
-            data = lightgbm.Dataset(flat(self.table, rows), np.zeros(len(rows)), params=_BINS)
-            self._held = (seed, data.construct())
+            data = lightgbm.Dataset(asked_of(self.table, rows), np.zeros(len(rows)), params=_BINS)
+            self._held = ((seed, per_stay), data.construct())
         return rows, stands, self._held[1]
 
 
@@ -174,7 +184,7 @@ def told(
     """Mean log-odds of the members for some rows, float64[m]; 0 where there are none."""
     out = np.zeros(len(at))
     for start in range(0, len(at), _CHUNK):
-        x = flat(table, at[start : start + _CHUNK])
+        x = asked_of(table, at[start : start + _CHUNK])
         for booster in boosters:
             out[start : start + _CHUNK] += booster.predict(x, raw_score=True)
     return out / max(len(boosters), 1)

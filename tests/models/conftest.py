@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from models import native
+from models import derived, native
 from models.checkpoint import Calibrated
 from models.config import HOUR_MS
 from models.data import Admission, Labels, Stay
-from models.features import D
 from models.network import RISKS
 from models.predictor import Predictor
 from models.signals import COUNT, HIGH, INDEX, LOW
@@ -90,7 +89,7 @@ def ward() -> Ward:
 
 
 def _trees(seed: int) -> Trees:
-    """Trees of two risks, of uneven depth, that ask any feature."""
+    """Trees of two risks, of uneven depth, that ask anything, sums often."""
     rng = np.random.default_rng(seed)
     trees = Trees(len(RISKS), 21, 15, 16)
     trees.risk[:] = torch.tensor([0] * 10 + [1] * 11)
@@ -103,8 +102,13 @@ def _trees(seed: int) -> Trees:
             ends += [(node, "left"), (node, "right")]
         for leaf, (parent, side) in enumerate(ends):
             getattr(trees, side)[tree, parent] = ~leaf
-    trees.feature.copy_(torch.from_numpy(rng.integers(0, COUNT * D, trees.feature.shape)))
-    trees.threshold.copy_(torch.from_numpy(rng.normal(0, 0.7, trees.feature.shape)))
+    sums = len(derived.GROUPS) * len(derived.SUMS)
+    any_ = rng.integers(0, derived.Y, trees.feature.shape)
+    is_sum = rng.random(trees.feature.shape) < 0.3
+    any_[is_sum] = derived.Y - 1 - rng.integers(0, sums, is_sum.sum())
+    trees.feature.copy_(torch.from_numpy(any_))
+    limit = np.where(is_sum, rng.uniform(0, 6, any_.shape), rng.normal(0, 0.7, any_.shape))
+    trees.threshold.copy_(torch.from_numpy(limit))
     trees.leaf.copy_(torch.from_numpy(np.round(rng.normal(0, 0.3, trees.leaf.shape) / STEP) * STEP))
     return trees
 
