@@ -27,13 +27,13 @@ from models.scores import SCORES
 from models.scores import VERSION as SCORES_VERSION
 from models.scores import score as score_of
 from models.signals import INDEX
-from models.training.cache import SETS, folder_of
+from models.training.cache import SETS, expert_of, folder_of
 from models.training.rows import rows_of
 from models.training.split import PARTS, fraction_of, part_of
 
 FRESH_MS: Final = 15 * 60_000
 NEWEST: Final = ("map", "spo2")
-_FORM: Final = 2
+_FORM: Final = 3
 _SIZES: Final = {"physionet2019": 32_368, "physionet2012": 8_000, "eicu-demo": 1_828}
 
 
@@ -45,6 +45,8 @@ class Cohort:
         record: Of each stay; source its set as an index into `SETS`; part into `PARTS`.
         hospital: '' where the set does not say, as `unit` and `sex`; age and apache NaN there.
         apache: APACHE IVa's own prediction of death in hospital, eICU only.
+        expert: Which specialists the charted diagnoses, or 2012's unit, say the patient belongs to:
+            1 oncology, 2 cardiology, 3 both, 0 neither, -1 unknown.
         stay: Of each row, index into the stays; hour since admission.
         labels: -1 where unknown, int8[n, R].
         score: Bedside scores, float32[n, C], NaN where nothing of one is known.
@@ -60,6 +62,7 @@ class Cohort:
     sex: NDArray[np.str_]
     age: NDArray[np.float32]
     apache: NDArray[np.float32]
+    expert: NDArray[np.int8]
     stay: NDArray[np.int64]
     hour: NDArray[np.int64]
     labels: NDArray[np.int8]
@@ -136,6 +139,7 @@ def _gather(data: Path, sets: tuple[str, ...], limit: int | None) -> dict[str, A
                 stays["hospital"].append((known.hospital if known else None) or "")
                 stays["unit"].append(case.unit_type or "")
                 stays["sex"].append(case.sex or "")
+                stays["expert"].append(expert_of(stay))
                 stays["age"].append(np.nan if case.age_years is None else case.age_years)
                 stays["apache"].append(
                     apache.get(stay.record, np.nan) if set_name == "eicu-demo" else np.nan
@@ -143,7 +147,7 @@ def _gather(data: Path, sets: tuple[str, ...], limit: int | None) -> dict[str, A
                 progress.advance(task)
     if not stays["record"]:
         raise ValueError("no stay is left: the sets hold none, or the limit is too small for them")
-    kinds: dict[str, Any] = {"source": np.int8, "part": np.int8}
+    kinds: dict[str, Any] = {"source": np.int8, "part": np.int8, "expert": np.int8}
     kinds |= {"age": np.float32, "apache": np.float32}
     said = {name: np.array(value, kinds.get(name, np.str_)) for name, value in stays.items()}
     return said | {name: np.concatenate(value) for name, value in rows.items()}

@@ -169,6 +169,31 @@ def minutes_apart(
     predictor: Predictor, threshold: Floats, stays: list[Stay], *, each: int = 4, seed: int = 2
 ) -> dict[str, Any]:
     """Agreement between a message and the next of the same stay, at most 5 minutes later."""
+    windows, owner = neighbours(predictor, stays, each, seed)
+    if windows is None:
+        return {"pairs": 0}
+    said = predictor.predict(windows)
+    risk = leading(said.p, threshold)
+    one = np.arange(0, len(risk), 2)
+    keep = risk[one] == risk[one + 1]
+    moved = np.abs(log_odds(said.p[one]) - log_odds(said.p[one + 1]))
+    found = agreement(
+        said.driver_signal,
+        said.driver_effect,
+        one[keep],
+        one[keep] + 1,
+        np.repeat(owner, 2),
+    )
+    return found | {"median_change_of_log_odds": round(float(np.median(moved)), 4)}
+
+
+def neighbours(
+    predictor: Predictor, stays: list[Stay], each: int, seed: int
+) -> tuple[Windows | None, NDArray[np.int64]]:
+    """Windows at a message and at the next at most 5 minutes later, in turn; each pair's stay.
+
+    None where no stay has such messages.
+    """
     rng = np.random.default_rng(seed)
     pairs: list[Windows] = []
     owner = []
@@ -178,21 +203,7 @@ def minutes_apart(
         for i in places.tolist():
             pairs += [_until(stay, i, predictor), _until(stay, i + 1, predictor)]
             owner += [number]
-    if not pairs:
-        return {"pairs": 0}
-    said = predictor.predict(joined(pairs))
-    risk = leading(said.p, threshold)
-    one = np.arange(0, len(pairs), 2)
-    keep = risk[one] == risk[one + 1]
-    moved = np.abs(log_odds(said.p[one]) - log_odds(said.p[one + 1]))
-    found = agreement(
-        said.driver_signal,
-        said.driver_effect,
-        one[keep],
-        one[keep] + 1,
-        np.repeat(np.array(owner), 2),
-    )
-    return found | {"median_change_of_log_odds": round(float(np.median(moved)), 4)}
+    return joined(pairs) if pairs else None, np.array(owner, np.int64)
 
 
 def _until(stay: Stay, last: int, predictor: Predictor) -> Windows:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.data import Stay
-from models.evaluation import alarm_policy, cadence, faithfulness, novelty, subgroups
+from models.evaluation import alarm_policy, cadence, faithfulness, novelty, routing, subgroups
 from models.evaluation import calibration_curve as reliable
 from models.evaluation.alarm_policy import Course, Policy
 from models.evaluation.bootstrap import DRAWS, Counts, Draws
@@ -162,7 +162,7 @@ def of_weights(
     sets: tuple[str, ...],
     stays: int = STAYS,
 ) -> dict[str, Any]:
-    """Bounds, novelty and drivers, which need the weights themselves.
+    """Bounds, novelty, drivers and routing, which need the weights themselves.
 
     Args:
         cohort: All rows.
@@ -191,6 +191,9 @@ def of_weights(
             predictor, [s for s in test if s.set_name == "physionet2019"][: stays // 2]
         ),
         "novelty": unlike(cohort, told, predictor, data, sets, stays),
+        "routing": routing.routed(
+            cohort, own, predictor, [s for s in test if s.set_name == "physionet2012"]
+        ),
     }
 
 

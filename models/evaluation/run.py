@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from models import checkpoint
-from models.evaluation import card, cohort, plots, report, told
+from models.evaluation import ablation, card, cohort, plots, report, told
 from models.evaluation.alarm_policy import Policy
 from models.network import RISKS
 from models.predictor import Predictor
 from models.training.cache import SETS, folder_of
+
+ABLATION: Final = "ablation.npz"
+"""Beside out-of-fold predictions: the mixture taken apart, and a dense network, out of fold."""
 
 
 def present(data: Path, sets: Sequence[str] | None) -> tuple[str, ...]:
@@ -46,7 +49,8 @@ def evaluate(
         sets: Names of sets; default: all that train.
         limit: About how many stays of each set; default: all.
         predictions: Out-of-fold predictions (`told.of_file`), which discrimination, calibration,
-            groups and alarms are then measured on; default: the weights on the test part.
+            groups and alarms are then measured on; default: the weights on the test part. An
+            `ablation.npz` beside them (`load_tests/ablation.py`) is measured too.
         stays: Of each set, for what is predicted again with windows changed.
 
     Raises:
@@ -87,7 +91,28 @@ def evaluate(
     }
     said |= report.of_rows(given, shipped)
     said |= report.of_weights(rows, own, unseen, predictor, shipped, data, used, stays)
+    said["ablation"] = _apart(rows, data, loaded, used, limit, predictions)
     return said
+
+
+def _apart(
+    rows: cohort.Cohort,
+    data: Path,
+    model: checkpoint.Calibrated,
+    sets: tuple[str, ...],
+    limit: int | None,
+    predictions: Path | None,
+) -> dict[str, Any]:
+    """What the mixture is worth: out of fold where that was worked out, and of the weights."""
+    out: dict[str, Any] = {}
+    if predictions is not None and predictions.with_name(ABLATION).is_file():
+        whole, others = told.of_file(rows, predictions.with_name(ABLATION))
+        out["out_of_fold"] = ablation.compared(rows, others | {"": ablation.by_risk(rows, whole)})
+    if "eicu-demo" in sets:
+        said = ablation.of_weights(rows, data, model, limit)
+        if said:
+            out["weights_on_test_hospitals_of_eicu"] = ablation.compared(rows, said)
+    return out
 
 
 def write(

@@ -28,6 +28,7 @@ from models.network import RISKS, Network, NetworkConfig
 from models.novelty import distance
 from models.training import gate
 from models.training.cache import Table
+from models.training.dense import like
 from models.training.forest import LATE, LATE_FROM
 from models.training.metrics import gains
 
@@ -150,6 +151,8 @@ def fit(
     plan: Plan,
     work: Path,
     taught: NDArray[np.float32] | None = None,
+    *,
+    dense: bool = False,
 ) -> Network:
     """The trained network, in serving mode.
 
@@ -159,11 +162,14 @@ def fit(
         plan: Epochs and seed.
         work: Folder of the resumable state.
         taught: What trees say of the rows, see `teacher.teach`.
+        dense: Without a mixture, of as many parameters; what an ablation compares with.
     """
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
     torch.manual_seed(plan.seed)
     network = Network(NetworkConfig())
+    if dense:
+        network = like(network)
     network.features.load_state_dict(features.state_dict())
     sample = np.random.default_rng(plan.seed).permutation(len(table.stay))[:200_000]
     network.novelty.fit(distance(_inputs(table, np.sort(sample))[0]))
@@ -171,7 +177,8 @@ def fit(
     base = torch.tensor(np.clip(np.nan_to_num(rates, nan=0.1), 1e-3, 0.5), dtype=torch.float32)
     with torch.no_grad():
         network.experts.head.bias.copy_(torch.logit(base))
-    gate.teach(network, table, plan.seed)
+    if not dense:
+        gate.teach(network, table, plan.seed)
     optimiser = torch.optim.AdamW(network.parameters(), _RATE, weight_decay=_DECAY)
     steps = -(-len(table.stay) // _BATCH)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
@@ -180,7 +187,8 @@ def fit(
     lesson = _Lesson.of(table, taught)
     average = torch.optim.swa_utils.AveragedModel(network, avg_fn=_averaged)
     rows = f"{len(table.stay)} {table.labels.sum()} {taught is None}"
-    mark = hashlib.sha256(f"{_RECIPE} {plan} {rows}".encode()).hexdigest()
+    kind = " dense" if dense else ""
+    mark = hashlib.sha256(f"{_RECIPE} {plan} {rows}{kind}".encode()).hexdigest()
     state = work / f"state-{mark[:12]}.pt"
     work.mkdir(parents=True, exist_ok=True)
     done = 0

@@ -69,6 +69,7 @@ def cohort_of(labels: list[list[int]], fresh: int = 0xFFFF) -> tuple[Cohort, np.
         sex=text,
         age=np.full(p, 60, np.float32),
         apache=np.full(p, np.nan, np.float32),
+        expert=np.full(p, -1, np.int8),
         stay=np.repeat(np.arange(p), counts),
         hour=np.concatenate([np.arange(c) for c in counts]),
         labels=said,
