@@ -1,11 +1,15 @@
 """Does training with thinned-out gradients end where dense training ends? The network's form, 4
 ranks, real stays, several seeds.
 
-    python load_tests/gradients.py --data DATA --cache CACHE --seeds 5
+    python load_tests/gradients.py --data DATA --cache CACHE --work WORK
 
 Both trainings take the same steps of the same optimiser (momentum SGD) on the same rows with the
-same weights at their start; only the exchange differs. Prints the AUROC of each seed, the
-difference of the means, and the bytes that left the sockets.
+same features hidden and the same weights at their start; only the exchange differs. Prints the
+AUROC of each seed, the difference of the means with its standard error, and the bytes that left the
+sockets.
+
+At 0.1 % each weight moves once in a few hundred steps, so the number of steps counts, not that of
+rows: small batches, several thousand steps.
 """
 
 from __future__ import annotations
@@ -25,6 +29,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.nn.parallel import DistributedDataParallel
 
 from models.features import Features
+from models.federated.lesson import disturbed
 from models.network import RISKS, Network, NetworkConfig
 from models.parallel import ranks
 from models.parallel.gradients import TopKConfig, TopKState, topk_hook
@@ -32,6 +37,7 @@ from models.training.cache import SETS, build
 from models.training.evaluate import part, without_outcome
 
 CLIP: Final = 1.0
+CHUNK: Final = 8192
 COLUMNS: Final = ("signals", "minutes", "case", "labels")
 Rows = dict[str, np.ndarray[Any, Any]]
 
@@ -41,6 +47,7 @@ class Plan:
     """What both trainings share; rows and batch of all ranks together, warm-up a share of steps."""
 
     rows: int
+    test_rows: int
     batch: int
     epochs: int
     rate: float
@@ -61,6 +68,7 @@ def train(folder: str, plan: Plan, seed: int, compressed: bool) -> dict[str, Any
     base = torch.tensor(np.clip(np.nan_to_num(rates, nan=0.1), 1e-3, 0.5), dtype=torch.float32)
     with torch.no_grad():
         network.experts.head.bias.copy_(torch.logit(base))
+    torch.manual_seed(seed * 1000 + rank)  # of what is hidden
     steps = len(rows["labels"]) // plan.batch
     total = steps * plan.epochs
     ddp = DistributedDataParallel(network, forward_sync_buffers=False)
@@ -85,7 +93,7 @@ def train(folder: str, plan: Plan, seed: int, compressed: bool) -> dict[str, Any
         for step in range(steps):
             mine = order[step * plan.batch : (step + 1) * plan.batch][rank::world]
             before = ranks.socket_bytes()
-            loss = _loss(ddp, rows, np.sort(mine))
+            loss = _loss(ddp, network, rows, np.sort(mine))
             optimiser.zero_grad()
             loss.backward()
             if not compressed:
@@ -101,7 +109,9 @@ def train(folder: str, plan: Plan, seed: int, compressed: bool) -> dict[str, Any
     if rank == 0:
         network.eval()
         with torch.inference_mode():
-            logits = network(*_inputs(test, slice(None))).logits.numpy()
+            starts = range(0, len(test["labels"]), CHUNK)
+            parts = [network(*_inputs(test, slice(s, s + CHUNK))).logits for s in starts]
+        logits = torch.cat(parts).numpy()
         for risk, name in enumerate(RISKS):
             known = test["labels"][:, risk] >= 0
             said[name] = float(roc_auc_score(test["labels"][known, risk], logits[known, risk]))
@@ -119,12 +129,13 @@ def trainings(device: torch.device, folder: str, plan: Plan, seeds: int) -> list
     return found
 
 
-def _inputs(rows: Rows, at: Any) -> list[torch.Tensor]:
-    return [torch.from_numpy(np.asarray(rows[name][at], np.float32)) for name in COLUMNS[:3]]
+def _inputs(rows: Rows, at: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    signals, minutes, case = (torch.from_numpy(rows[n][at].astype(np.float32)) for n in COLUMNS[:3])
+    return signals, minutes, case
 
 
-def _loss(ddp: DistributedDataParallel, rows: Rows, at: Any) -> torch.Tensor:
-    said = ddp(*_inputs(rows, at))
+def _loss(ddp: DistributedDataParallel, network: Network, rows: Rows, at: Any) -> torch.Tensor:
+    said = ddp(*disturbed(network, _inputs(rows, at)))
     label = torch.from_numpy(rows["labels"][at].astype(np.float32))
     known = label >= 0
     each = binary_cross_entropy_with_logits(said.logits, label.clamp(0), reduction="none")
@@ -148,9 +159,9 @@ def prepare(data: Path, cache: Path, work: Path, plan: Plan) -> None:
     features = Features()
     table = build(data, cache, SETS, None, features)
     rng = np.random.default_rng(0)
-    for name in ("train", "test"):
+    for name, most in (("train", plan.rows), ("test", plan.test_rows)):
         rows = without_outcome(part(table, name))
-        chosen = np.sort(rng.permutation(len(rows.stay))[: plan.rows])
+        chosen = np.sort(rng.permutation(len(rows.stay))[:most])
         store({column: getattr(rows, column)[chosen] for column in COLUMNS}, work / name)
     torch.save(features.state_dict(), work / "features.pt")
 
@@ -163,10 +174,11 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="Folder for rows and results.")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--ranks", type=int, default=4)
-    parser.add_argument("--rows", type=int, default=40_000)
-    parser.add_argument("--batch", type=int, default=512)
-    parser.add_argument("--epochs", type=int, default=4)
-    parser.add_argument("--rate", type=float, default=0.1)
+    parser.add_argument("--rows", type=int, default=1_200_000)
+    parser.add_argument("--test-rows", type=int, default=200_000)
+    parser.add_argument("--batch", type=int, default=256)
+    parser.add_argument("--epochs", type=int, default=1)
+    parser.add_argument("--rate", type=float, default=0.05)
     parser.add_argument("--momentum", type=float, default=0.9)
     parser.add_argument("--ratio", type=float, default=0.001)
     parser.add_argument("--warmup", type=float, default=0.2)
@@ -177,9 +189,16 @@ def main() -> None:
     print(json.dumps(asdict(plan)), flush=True)
     found = ranks.run(trainings, given.ranks, str(given.work), plan, given.seeds)
     dense, thin = ([f for f in found if f["compressed"] is c] for c in (False, True))
-    for name in RISKS:
-        means = [float(np.mean([f[name] for f in side])) for side in (dense, thin)]
-        print(f"{name:12s} dense {means[0]:.4f} thinned {means[1]:.4f} {means[1] - means[0]:+.4f}")
+    scores = [np.array([[f[name] for name in RISKS] for f in side]) for side in (dense, thin)]
+    scores = [np.c_[one, one.mean(1)] for one in scores]
+    for column, name in enumerate((*RISKS, "mean of four")):
+        before, after = (one[:, column] for one in scores)
+        off = after - before
+        error = off.std(ddof=1) / len(off) ** 0.5 if len(off) > 1 else np.nan
+        print(
+            f"{name:12s} dense {before.mean():.4f} thinned {after.mean():.4f} "
+            f"{off.mean():+.4f} (standard error {error:.4f})"
+        )
     sent = [float(np.mean([f["bytes_a_step"] for f in side])) for side in (dense, thin)]
     print(f"bytes a step {sent[0]:.0f} {sent[1]:.0f}: {sent[0] / sent[1]:.0f} times fewer")
 

@@ -39,7 +39,7 @@ class TopKConfig:
         momentum: Momentum factor, in [0, 1).
         clip_norm: Bound of the averaged gradient's norm. Each rank clips its own at this times the
             square root of the world size: the mean of as many independent gradients is that much
-            shorter. None clips nothing.
+            shorter. Of each bucket by itself, where a model has several. None clips nothing.
         warmup_steps: Steps over which the ratio falls exponentially from `warmup_ratio` to `ratio`.
         warmup_ratio: Share that the first step sends.
         value_bits: Of an entry's value on the wire: 8, in equal ratios, or 16, bfloat16.
@@ -112,7 +112,9 @@ class TopKState:
         return self._memory[name]
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that a resumed training needs to go on as if it had not stopped."""
+        """Everything that a resumed training needs to go on as if it had not stopped; each rank's
+        is its own.
+        """
         return {
             "step": self.step,
             "memory": {
