@@ -20,6 +20,8 @@ from models.training.forest import targets
 
 Floats = NDArray[np.float64]
 _P12: Final = SETS.index("physionet2012")
+_SETTLED_FROM: Final = 24
+"""Hour from which mortality is calibrated: it is asked for, and judged, when a day has passed."""
 _LEAST: Final = 10
 """Events, and rows without one, below which a risk is left as it is."""
 
@@ -61,9 +63,12 @@ def settle(
     for risk, name in enumerate(RISKS):
         label = table.labels[:, risk]
         known = label >= 0
-        happened = label[known] == 1
-        if not _LEAST <= happened.sum() <= len(happened) - _LEAST:
+        if not _enough(label[known]):
             continue
+        late = known & (table.hour >= _SETTLED_FROM)
+        if name == "mortality" and _enough(label[late]):
+            known = late
+        happened = label[known] == 1
         want, weight = targets(table, name)
         if trees[:, risk].any():
             use = weight > 0
@@ -78,11 +83,17 @@ def settle(
             gain = metrics.gains(label, table.hour, table.stay)
             limit = metrics.best_threshold(p[known], gain[known])
         elif name == "mortality":
-            last = last_rows(table, known & (table.source == _P12))
+            last = last_rows(table, (label >= 0) & (table.source == _P12))
             limit = metrics.event1_threshold(p[last], label[last] == 1)
         else:
             limit = metrics.event1_threshold(p[known], happened)
         calibration.threshold[risk] = float(np.clip(limit, 1e-4, 1 - 1e-4))
+
+
+def _enough(label: NDArray[np.int8]) -> bool:
+    """Whether rows, all of them known, have events and rows without one."""
+    events = int((label == 1).sum())
+    return _LEAST <= events <= len(label) - _LEAST
 
 
 def said(calibration: Calibration, network: Floats, trees: Floats) -> Floats:
