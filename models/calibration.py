@@ -1,7 +1,9 @@
 """From logits to calibrated probabilities with bounds, and the thresholds that are shipped.
 
 What the network and the trees say is blended, by weights of each risk's own. Calibration is
-Platt's: slope and intercept on the blended logit, fitted on patients that trained nothing.
+Platt's, slope and intercept on the blended logit, fitted on patients that trained nothing, and then
+bent at a few knots to the rate that was observed there: members that learned what an alarm gains
+are not straight on the log-odds scale. A knot with few events bends little.
 Bounds are the 90 % band of the calibration curve: patients of the calibration split are resampled,
 the observed rate of each bin of the risk is taken each time, and the half-width on the log-odds
 scale is kept per bin. A novel window widens it, up to four times at a novelty of 1.
@@ -23,6 +25,8 @@ WIDEN: Final = 3.0
 _LEAST: Final = 0.05
 _DRAWS: Final = 200
 _Z: Final = 1.645
+_FEW: Final = 20.0
+"""Events at which a knot is bent half as far as they say."""
 
 
 class Calibration(nn.Module):
@@ -32,13 +36,15 @@ class Calibration(nn.Module):
         blend: Weight of the network's logits and of the trees', float64[R, 2].
         slope: Of the blended logit, float64[R]; intercept the same.
         threshold: Alarm at or above this probability, float64[R].
-        knots: Log-odds at which `width`, the half-width of the bounds, is known; float64[R, J].
+        plain: Platt's log-odds at the knots, ascending, float64[R, J].
+        knots: Calibrated log-odds there; `width` the half-width of the bounds there; the same.
     """
 
     blend: Tensor
     slope: Tensor
     intercept: Tensor
     threshold: Tensor
+    plain: Tensor
     knots: Tensor
     width: Tensor
 
@@ -50,9 +56,9 @@ class Calibration(nn.Module):
         self.register_buffer("slope", torch.ones(risks, dtype=double))
         self.register_buffer("intercept", torch.zeros(risks, dtype=double))
         self.register_buffer("threshold", torch.full((risks,), 0.5, dtype=double))
-        self.register_buffer(
-            "knots", torch.linspace(-6, 6, BINS, dtype=double).repeat(risks, 1).contiguous()
-        )
+        straight = torch.linspace(-6, 6, BINS, dtype=double).repeat(risks, 1)
+        self.register_buffer("plain", straight.clone())
+        self.register_buffer("knots", straight.clone())
         self.register_buffer("width", torch.ones((risks, BINS), dtype=double))
 
     def blended(self, logits: Tensor, tree_logits: Tensor | None = None) -> Tensor:
@@ -67,16 +73,19 @@ class Calibration(nn.Module):
             logits: Of the network, [..., R].
             tree_logits: Of the trees, float64[..., R]; needed where the model has any.
         """
-        return self.blended(logits, tree_logits) * self.slope + self.intercept
+        plain = self.blended(logits, tree_logits) * self.slope + self.intercept
+        return plain + _between(plain, self.plain, self.knots - self.plain)
+
+    def curve(self, risk: int, logit: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Calibrated log-odds of one risk's blended logits, float64[n]."""
+        plain = float(self.slope[risk]) * logit + float(self.intercept[risk])
+        at, to = self.plain[risk].numpy(), self.knots[risk].numpy()
+        bent: NDArray[np.float64] = plain + np.interp(plain, at, to - at)
+        return bent
 
     def bounds(self, log_odds: Tensor, novelty: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """p, low and high, float64[B, R]."""
-        # `interpolate` for all risks at once.
-        at = (log_odds.unsqueeze(-1) > self.knots).sum(-1).clamp(1, BINS - 1)
-        risk = torch.arange(log_odds.shape[1], device=at.device)
-        left, start = self.knots[risk, at - 1], self.width[risk, at - 1]
-        part = ((log_odds - left) / (self.knots[risk, at] - left)).clamp(0.0, 1.0)
-        half = start + (self.width[risk, at] - start) * part
+        half = _between(log_odds, self.knots, self.width)
         half = half * (1.0 + WIDEN * novelty.double()).unsqueeze(1)
         return (
             torch.sigmoid(log_odds),
@@ -113,8 +122,10 @@ class Calibration(nn.Module):
         at = np.searchsorted(edges, x)
         centre = np.array([x[at == j].mean() if (at == j).any() else np.nan for j in range(BINS)])
         if np.isnan(centre).any() or (np.diff(centre) <= 0).any():
-            # Too few distinct risks to tell bins apart: the widest bounds stand.
+            # Too few distinct risks to tell bins apart: straight, and the widest bounds stand.
             return
+        self.plain[risk] = torch.from_numpy(centre)
+        self.knots[risk] = torch.from_numpy(_bent(x, label, at, centre))
         _, row = np.unique(patient, return_inverse=True)
         people = int(row.max()) + 1
         count = np.bincount(row * BINS + at, minlength=people * BINS).reshape(people, BINS)
@@ -123,8 +134,44 @@ class Calibration(nn.Module):
         draw = rng.multinomial(people, np.full(people, 1 / people), _DRAWS).astype(np.float64)
         rate = (draw @ hits + 0.5) / (draw @ count + 1.0)
         half = np.maximum(_Z * np.log(rate / (1 - rate)).std(0), _LEAST)
-        self.knots[risk] = torch.from_numpy(centre)
         self.width[risk] = torch.from_numpy(half)
+
+
+def _between(x: Tensor, knots: Tensor, levels: Tensor) -> Tensor:
+    """Levels [R, J] between the knots [R, J] at x [..., R], constant outside."""
+    at = (x.unsqueeze(-1) > knots).sum(-1).clamp(1, BINS - 1)
+    risk = torch.arange(x.shape[-1], device=x.device)
+    left, start = knots[risk, at - 1], levels[risk, at - 1]
+    part = ((x - left) / (knots[risk, at] - left)).clamp(0.0, 1.0)
+    found: Tensor = start + (levels[risk, at] - start) * part
+    return found
+
+
+def _bent(
+    x: NDArray[np.float64],
+    label: NDArray[np.bool_],
+    at: NDArray[np.int64],
+    centre: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """Log-odds at the bins' centres [J], bent to the bins' rates and no less ascending.
+
+    Args:
+        x: Platt's log-odds, [n].
+        label: What happened.
+        at: Bin of each row.
+        centre: Mean of x in each bin.
+    """
+    count = np.bincount(at, minlength=BINS)
+    hits = np.bincount(at, label, BINS)
+    told = np.bincount(at, 1 / (1 + np.exp(-x)), BINS) / count
+    rate = (hits + 0.5) / (count + 1.0)
+    rarer = np.minimum(hits, count - hits)
+    bend = (np.log(rate / (1 - rate)) - np.log(told / (1 - told))) * rarer / (rarer + _FEW)
+    # Ascending: a knot is never below the one before it.
+    knots = np.maximum.accumulate(centre + bend) + 1e-6 * np.arange(BINS)
+    slope, intercept = platt(x + np.interp(x, centre, knots - centre), label)
+    straightened: NDArray[np.float64] = slope * knots + intercept
+    return straightened
 
 
 def platt(logit: NDArray[np.float64], label: NDArray[np.bool_]) -> tuple[float, float]:

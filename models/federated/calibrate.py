@@ -28,7 +28,7 @@ def apply(calibration: Calibration, curves: Curves, spread: Spread, *, sepsis: i
         done.append(risk)
         knots, width = _bounds(curves, spread, risk, slope, intercept)
         if (np.diff(knots) > 0).all():
-            calibration.knots[risk] = torch.from_numpy(knots)
+            calibration.plain[risk] = calibration.knots[risk] = torch.from_numpy(knots)
             calibration.width[risk] = torch.from_numpy(width)
     return done
 

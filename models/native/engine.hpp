@@ -31,6 +31,7 @@ constexpr int MAX_BINS = 256;
 constexpr int MAX_RISKS = 4;
 constexpr int MAX_FLAT = 2048;  // of all that trees ask
 constexpr int MAX_TERMS = 32;   // of a group's sums
+constexpr int MAX_CURVE = 64;   // knots of a calibration
 constexpr float CLIP = 6.0f;
 
 inline int padded(int n) { return (n + PAD - 1) / PAD * PAD; }
@@ -89,7 +90,7 @@ struct Model {
     int32_t bins;
     double widen;
     const double *blend_network, *blend_trees, *slope, *intercept, *threshold, *limit;
-    const double *bound_knot, *bound_width;
+    const double *curve_from, *curve_to, *bound_width;  // Platt's log-odds at the knots, and calibrated
     int32_t drivers;
 };
 

@@ -85,6 +85,25 @@ float interpolated(float x, const float *knot, const float *level, int count) {
     return level[at - 1] + (level[at] - level[at - 1]) * part;
 }
 
+// Levels between the knots, constant outside.
+double between(double x, const double *knot, const double *level, int count) {
+    int at = 0;
+    while (at < count && x > knot[at]) at++;
+    at = at < 1 ? 1 : at > count - 1 ? count - 1 : at;
+    double part = (x - knot[at - 1]) / (knot[at] - knot[at - 1]);
+    part = part < 0.0 ? 0.0 : part > 1.0 ? 1.0 : part;
+    return level[at - 1] + (level[at] - level[at - 1]) * part;
+}
+
+// Calibrated log-odds of a risk's blended ones: Platt's, bent at the knots.
+double calibrated(const Model &m, int risk, double raw) {
+    const double x = raw * m.slope[risk] + m.intercept[risk];
+    const double *plain = m.curve_from + risk * m.bins, *bent = m.curve_to + risk * m.bins;
+    double by[MAX_CURVE];
+    for (int j = 0; j < m.bins; j++) by[j] = bent[j] - plain[j];
+    return x + between(x, plain, by, m.bins);
+}
+
 double sigmoid(double x) { return 1.0 / (1.0 + std::exp(-x)); }
 
 struct Room {
@@ -192,21 +211,16 @@ void row_of(const Model &m, const Batch &batch, int row, const Answer &out, Room
 
     if (m.trees) ask(m, seen, cases, room.asked);
 
-    double log_odds[MAX_RISKS], lead = -1e300;
+    double log_odds[MAX_RISKS], trees[MAX_RISKS], lead = -1e300;
     int leading = 0;
     for (int r = 0; r < m.risks; r++) {
-        const double trees = m.trees_at[r] < m.trees_at[r + 1] ? trees_of(m, r, room.asked) : 0.0;
-        const double raw = m.blend_network[r] * mixed(0, r) + m.blend_trees[r] * trees;
-        log_odds[r] = raw * m.slope[r] + m.intercept[r];
+        trees[r] = m.trees_at[r] < m.trees_at[r + 1] ? trees_of(m, r, room.asked) : 0.0;
+        const double raw = m.blend_network[r] * mixed(0, r) + m.blend_trees[r] * trees[r];
+        log_odds[r] = calibrated(m, r, raw);
         if (log_odds[r] - m.limit[r] > lead) lead = log_odds[r] - m.limit[r], leading = r;
         // Bounds: half-width by the calibrated risk, wider where the window is novel.
-        const double *knot = m.bound_knot + r * m.bins, *width = m.bound_width + r * m.bins;
-        int at = 0;
-        while (at < m.bins && log_odds[r] > knot[at]) at++;
-        at = at < 1 ? 1 : at > m.bins - 1 ? m.bins - 1 : at;
-        double part = (log_odds[r] - knot[at - 1]) / (knot[at] - knot[at - 1]);
-        part = part < 0.0 ? 0.0 : part > 1.0 ? 1.0 : part;
-        double half = width[at - 1] + (width[at] - width[at - 1]) * part;
+        double half = between(log_odds[r], m.curve_to + r * m.bins, m.bound_width + r * m.bins,
+                              m.bins);
         half *= 1.0 + m.widen * double(novelty);
         const int64_t cell = int64_t(row) * m.risks + r;
         out.log_odds[cell] = log_odds[r];
@@ -225,10 +239,12 @@ void row_of(const Model &m, const Batch &batch, int row, const Answer &out, Room
     double effect[MAX_SIGNALS], gain[MAX_SIGNALS] = {};
     if (m.trees_at[leading] < m.trees_at[leading + 1])
         tree_effects(m, leading, room.asked, gain);
-    const double own = mixed(0, leading), slope = m.slope[leading];
     for (int j = 0; j < known; j++)
-        effect[j] = slope * (m.blend_network[leading] * (own - mixed(j + 1, leading)) +
-                             m.blend_trees[leading] * gain[room.known[j]]);
+        effect[j] = log_odds[leading] -
+                    calibrated(m, leading,
+                               m.blend_network[leading] * mixed(j + 1, leading) +
+                                   m.blend_trees[leading] *
+                                       (trees[leading] - gain[room.known[j]]));
     bool taken[MAX_SIGNALS] = {};
     for (int k = 0; k < m.drivers; k++) {
         int best = -1;
@@ -261,6 +277,7 @@ PUBLIC int vitalstream_predict(const vitalstream::Model *model, const vitalstrea
     const int asked = model->flat + model->groups * model->terms;
     if (model->signals > MAX_SIGNALS || model->vitals > MAX_VITALS || batch->bins > MAX_BINS ||
         batch->minute_bins > MAX_BINS || model->risks > MAX_RISKS || asked > MAX_FLAT || model->terms > MAX_TERMS ||
+        model->bins > MAX_CURVE ||
         model->risks * EXPERTS > PAD || model->width > MAX_WIDTH || model->inner > MAX_INNER)
         return 1;
     static thread_local Room room;

@@ -59,7 +59,7 @@ class Model(ctypes.Structure):
         ("widen", _double),
         *((f"blend_{name}", _pointer) for name in ("network", "trees")),
         *((name, _pointer) for name in ("slope", "intercept", "threshold", "limit")),
-        *((f"bound_{name}", _pointer) for name in ("knot", "width")),
+        *((name, _pointer) for name in ("curve_from", "curve_to", "bound_width")),
         ("drivers", _int),
     )
 
@@ -244,5 +244,6 @@ class Packed:
         to.intercept = self._keep(of.intercept, np.float64)
         to.threshold = self._keep(of.threshold, np.float64)
         to.limit = self._keep(of.limit, np.float64)
-        to.bound_knot = self._keep(of.knots, np.float64)
+        to.curve_from = self._keep(of.plain, np.float64)
+        to.curve_to = self._keep(of.knots, np.float64)
         to.bound_width = self._keep(of.width, np.float64)

@@ -77,8 +77,7 @@ def settle(
         both = calibration.blend[risk].numpy()
         logit = both[0] * network[:, risk] + both[1] * trees[:, risk]
         calibration.fit(risk, logit[known], happened, table.stay[known], seed)
-        x = float(calibration.slope[risk]) * logit + float(calibration.intercept[risk])
-        p = 1 / (1 + np.exp(-x))
+        p = 1 / (1 + np.exp(-calibration.curve(risk, logit)))
         if name == "sepsis":
             gain = metrics.gains(label, table.hour, table.stay)
             limit = metrics.best_threshold(p[known], gain[known])

@@ -121,6 +121,7 @@ def predictor(request: pytest.FixtureRequest, require) -> Predictor:
     torch.manual_seed(3)
     model = Calibrated(trees=_trees(3))
     model.calibration.blend[:, 1] = 0.5
+    model.calibration.knots += torch.rand(model.calibration.knots.shape).double()
     model.network.features.centre_S.copy_(torch.from_numpy((LOW + HIGH) / 2))
     model.network.features.spread_S.copy_(torch.from_numpy((HIGH - LOW) / 3))
     return Predictor(model, "test", engine=request.param)

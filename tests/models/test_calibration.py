@@ -38,3 +38,21 @@ def test_bounds_hold_the_risk_and_widen_with_novelty() -> None:
     width = high - low
     assert (width[1] > width[0]).all()
     assert width[0, 1] > width[0, 0]
+
+
+def test_a_crooked_risk_is_bent_to_what_happens() -> None:
+    """Platt's line is wrong at both ends; the curve is right in every part, and ascends."""
+    rng = np.random.default_rng(3)
+    logit = rng.normal(0, 1.5, 60_000)
+    label = rng.random(len(logit)) < 1 / (1 + np.exp(3 - 2.2 * np.tanh(logit)))
+    calibration = Calibration(1)
+    calibration.fit(0, logit, label, np.arange(len(logit)), seed=0)
+    x = calibration.curve(0, logit)
+    p = 1 / (1 + np.exp(-x))
+    for part in np.array_split(np.argsort(logit), 10):
+        rate = label[part].mean()
+        assert p[part].mean() == pytest.approx(rate, abs=4 * (rate / len(part)) ** 0.5)
+    assert (np.diff(x[np.argsort(logit)]) >= 0).all()
+    assert platt(x, label) == pytest.approx((1, 0), abs=0.01)
+    served = calibration.log_odds(torch.from_numpy(logit).unsqueeze(1))
+    np.testing.assert_allclose(served[:, 0].numpy(), x, atol=1e-12)
