@@ -31,7 +31,6 @@ constexpr int MAX_BINS = 256;
 constexpr int MAX_RISKS = 4;
 constexpr int MAX_FLAT = 2048;  // of all that trees ask
 constexpr int MAX_TERMS = 32;   // of a group's sums
-constexpr int MAX_CURVE = 64;   // knots of a calibration
 constexpr float CLIP = 6.0f;
 
 inline int padded(int n) { return (n + PAD - 1) / PAD * PAD; }
@@ -90,7 +89,8 @@ struct Model {
     int32_t bins;
     double widen;
     const double *blend_network, *blend_trees, *slope, *intercept, *threshold, *limit;
-    const double *curve_from, *curve_to, *bound_width;  // Platt's log-odds at the knots, and calibrated
+    const double *curve_from, *curve_by;     // Platt's log-odds at the knots, what the curve adds
+    const double *bound_knot, *bound_width;  // calibrated log-odds there, the bounds' half-width
     int32_t drivers;
 };
 

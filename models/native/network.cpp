@@ -98,10 +98,7 @@ double between(double x, const double *knot, const double *level, int count) {
 // Calibrated log-odds of a risk's blended ones: Platt's, bent at the knots.
 double calibrated(const Model &m, int risk, double raw) {
     const double x = raw * m.slope[risk] + m.intercept[risk];
-    const double *plain = m.curve_from + risk * m.bins, *bent = m.curve_to + risk * m.bins;
-    double by[MAX_CURVE];
-    for (int j = 0; j < m.bins; j++) by[j] = bent[j] - plain[j];
-    return x + between(x, plain, by, m.bins);
+    return x + between(x, m.curve_from + risk * m.bins, m.curve_by + risk * m.bins, m.bins);
 }
 
 double sigmoid(double x) { return 1.0 / (1.0 + std::exp(-x)); }
@@ -115,7 +112,6 @@ struct Room {
     Seen seen;
     Asked asked;
     int known[MAX_SIGNALS];
-    uint8_t there[MAX_SIGNALS];
 };
 
 // The signal's share of the hidden units, beyond what an absent one has.
@@ -150,8 +146,7 @@ void row_of(const Model &m, const Batch &batch, int row, const Answer &out, Room
     }
     float square = 0.0f, count = 0.0f;
     for (int s = 0; s < m.signals; s++) {
-        room.there[s] = seen.signal[1][s] < 0.5f;
-        if (!room.there[s]) continue;
+        if (!(seen.signal[1][s] < 0.5f)) continue;
         int vital = -1;
         for (int v = 0; v < m.vitals; v++)
             if (m.vital_at[v] == s) vital = v;
@@ -219,7 +214,7 @@ void row_of(const Model &m, const Batch &batch, int row, const Answer &out, Room
         log_odds[r] = calibrated(m, r, raw);
         if (log_odds[r] - m.limit[r] > lead) lead = log_odds[r] - m.limit[r], leading = r;
         // Bounds: half-width by the calibrated risk, wider where the window is novel.
-        double half = between(log_odds[r], m.curve_to + r * m.bins, m.bound_width + r * m.bins,
+        double half = between(log_odds[r], m.bound_knot + r * m.bins, m.bound_width + r * m.bins,
                               m.bins);
         half *= 1.0 + m.widen * double(novelty);
         const int64_t cell = int64_t(row) * m.risks + r;
@@ -277,7 +272,6 @@ PUBLIC int vitalstream_predict(const vitalstream::Model *model, const vitalstrea
     const int asked = model->flat + model->groups * model->terms;
     if (model->signals > MAX_SIGNALS || model->vitals > MAX_VITALS || batch->bins > MAX_BINS ||
         batch->minute_bins > MAX_BINS || model->risks > MAX_RISKS || asked > MAX_FLAT || model->terms > MAX_TERMS ||
-        model->bins > MAX_CURVE ||
         model->risks * EXPERTS > PAD || model->width > MAX_WIDTH || model->inner > MAX_INNER)
         return 1;
     static thread_local Room room;

@@ -59,7 +59,7 @@ class Model(ctypes.Structure):
         ("widen", _double),
         *((f"blend_{name}", _pointer) for name in ("network", "trees")),
         *((name, _pointer) for name in ("slope", "intercept", "threshold", "limit")),
-        *((name, _pointer) for name in ("curve_from", "curve_to", "bound_width")),
+        *((name, _pointer) for name in ("curve_from", "curve_by", "bound_knot", "bound_width")),
         ("drivers", _int),
     )
 
@@ -245,5 +245,6 @@ class Packed:
         to.threshold = self._keep(of.threshold, np.float64)
         to.limit = self._keep(of.limit, np.float64)
         to.curve_from = self._keep(of.plain, np.float64)
-        to.curve_to = self._keep(of.knots, np.float64)
+        to.curve_by = self._keep(of.knots - of.plain, np.float64)
+        to.bound_knot = self._keep(of.knots, np.float64)
         to.bound_width = self._keep(of.width, np.float64)
