@@ -1,4 +1,5 @@
-"""eICU demo: hourly values of a week (`hourly.parquet`, from the YAIB benchmark), admission tables.
+"""eICU demo: hourly values of a week (`hourly.parquet`, from the YAIB benchmark), admission tables,
+and what was charted at the bedside (`eicu_bedside`), where its tables are there.
 
 Problems come from the admission diagnosis and the past history only: later diagnoses would leak
 the future.
@@ -19,6 +20,7 @@ import pyarrow
 import pyarrow.parquet as parquet
 from numpy.typing import NDArray
 
+from models.data import eicu_bedside as bedside
 from models.data.files import members
 from models.data.problems import from_admission, from_history
 from models.data.stays import (
@@ -93,13 +95,14 @@ _SIGNALS: Final[dict[str, int]] = {
 _ZERO_IS_MISSING: Final = frozenset(("hr", "sbp", "map", "dbp", "resp"))
 _ADMISSION: Final = ("patient", "admissionDx", "pastHistory")
 _OUTCOME: Final = ("diagnosis",)
+_BEDSIDE: Final = (bedside.EXAM, bedside.RESPIRATORY)
 
 _Row = dict[str, str]
 
 
 def read(paths: Iterable[Path], labels: bool, bad: Callable[[BadRecord], None]) -> Iterator[Stay]:
     """Stays with hourly values; diagnoses and discharge are read only for labels."""
-    tables = (*_ADMISSION, *_OUTCOME) if labels else _ADMISSION
+    tables = (*_ADMISSION, *_BEDSIDE, *(_OUTCOME if labels else ()))
     hourly: list[tuple[str, bytes]] = []
     rows: dict[str, dict[str, list[_Row]]] = {table: defaultdict(list) for table in tables}
     for name, content in members(paths, lambda n: n == HOURLY or _table(n) in tables, bad):
@@ -110,7 +113,7 @@ def read(paths: Iterable[Path], labels: bool, bad: Callable[[BadRecord], None]) 
     if not hourly:
         raise FileNotFoundError(f"{NAME}: no {HOURLY} among the files given")
     for name, content in hourly:
-        for stay in _stays(name, content, bad):
+        for stay in _stays(name, content, rows, bad):
             stay.case = _admission(stay.record, rows)
             if labels:
                 stay.labels = _labels(stay.record, rows)
@@ -124,6 +127,7 @@ def _table(name: str) -> str:
 def _collect(
     name: str, content: bytes, by_stay: dict[str, list[_Row]], bad: Callable[[BadRecord], None]
 ) -> None:
+    table = _table(name)
     try:
         text = (gzip.decompress(content) if name.endswith(".gz") else content).decode()
     except (OSError, EOFError, UnicodeDecodeError) as error:
@@ -134,12 +138,17 @@ def _collect(
         bad(BadRecord(name, 1, "expected a column patientunitstayid"))
         return
     for row in reader:
-        by_stay[row["patientunitstayid"]].append(
-            {key: value or "" for key, value in row.items() if key is not None}
-        )
+        clean = {key: value or "" for key, value in row.items() if key is not None}
+        if table not in _BEDSIDE or bedside.keeps(table, clean):
+            by_stay[clean["patientunitstayid"]].append(clean)
 
 
-def _stays(name: str, content: bytes, bad: Callable[[BadRecord], None]) -> Iterator[Stay]:
+def _stays(
+    name: str,
+    content: bytes,
+    rows: dict[str, dict[str, list[_Row]]],
+    bad: Callable[[BadRecord], None],
+) -> Iterator[Stay]:
     try:
         table = parquet.read_table(pyarrow.BufferReader(content))
     except (pyarrow.ArrowException, OSError) as error:
@@ -150,7 +159,7 @@ def _stays(name: str, content: bytes, bad: Callable[[BadRecord], None]) -> Itera
         return
     table = table.sort_by([("stay_id", "ascending"), ("hour", "ascending")])
     names = [column for column in table.column_names if column in _SIGNALS]
-    columns = [_SIGNALS[column] for column in names]
+    columns = [*(_SIGNALS[column] for column in names), *bedside.SIGNALS]
     grid = np.column_stack([_column(table, column) for column in names])
     ids = table["stay_id"].to_numpy()
     hours = table["hour"].to_numpy()
@@ -163,8 +172,27 @@ def _stays(name: str, content: bytes, bad: Callable[[BadRecord], None]) -> Itera
             bad(BadRecord(name, None, f"stay {record} has an hour twice"))
             continue
         times_ms = hours[start:end].astype(np.int64) * HOUR_MS
-        sparse = from_grid(times_ms, columns, grid[start:end])
+        charted = _charted(hours[start:end], record, rows)
+        sparse = from_grid(times_ms, columns, np.hstack((grid[start:end], charted)))
         yield Stay(NAME, record, Admission(), times_ms, *sparse)
+
+
+def _charted(
+    hours: NDArray[np.int64], record: str, rows: dict[str, dict[str, list[_Row]]]
+) -> NDArray[np.float64]:
+    """What was charted at the bedside in each hour, the newest of it, [n, 3], NaN where nothing.
+
+    An hour's row holds what was measured within it (the set's own rounding). What was charted
+    before admission belongs to the first hour, what was charted in an hour without a row to the
+    next one that has one.
+    """
+    grid = np.full((len(hours), len(bedside.SIGNALS)), np.nan)
+    told = bedside.charted(*(rows[table].get(record, ()) for table in _BEDSIDE))
+    for minute, signal, value in told:
+        at = int(np.searchsorted(hours, max(minute, 0) // 60))
+        if at < len(hours):
+            grid[at, bedside.SIGNALS.index(signal)] = value
+    return grid
 
 
 def _column(table: pyarrow.Table, name: str) -> NDArray[np.float64]:
