@@ -24,8 +24,6 @@ inline void store(void *to, Vector x) {
     std::memcpy(to, &x, sizeof x);
 }
 
-typedef uint8_t quarter __attribute__((vector_size(LANES)));  // as many bytes as `ints` has lanes
-
 // Adds what each lane's leaf says.
 inline void add(const int32_t *leaf, int leaves, bytes chosen, int32_t *said) {
     alignas(64) uint8_t index[ABREAST];
@@ -34,8 +32,8 @@ inline void add(const int32_t *leaf, int leaves, bytes chosen, int32_t *said) {
     if (leaves <= 2 * LANES) {  // two registers hold all leaves
         const auto low = load<__m512i>(leaf), high = load<__m512i>(leaf + leaves - LANES);
         for (int at = 0; at < ABREAST; at += LANES) {
-            const ints which = __builtin_convertvector(load<quarter>(index + at), ints);
-            const ints value = (ints)_mm512_permutex2var_epi32(low, (__m512i)which, high);
+            const auto which = _mm512_maskz_cvtepu8_epi32(-1, load<__m128i>(index + at));
+            const auto value = (ints)_mm512_permutex2var_epi32(low, which, high);
             store(said + at, load<ints>(said + at) + value);
         }
         return;
