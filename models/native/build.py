@@ -21,7 +21,7 @@ from typing import Final
 HERE: Final = Path(__file__).parent
 BUILT: Final = HERE / "built"
 SOURCES: Final = (
-    *("features.cpp", "derived.cpp", "network.cpp", "trees.cpp"),
+    *("features.cpp", "derived.cpp", "network.cpp", "forest.cpp", "predict.cpp"),
     *("scores.cpp", "write.cpp"),
 )
 _OPTIONS: Final = (

@@ -6,6 +6,9 @@
 // Each row is worked out by itself, by the same instructions wherever it stands in a batch.
 #pragma once
 #include <cstdint>
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
 
 namespace vitalstream {
 
@@ -31,14 +34,20 @@ constexpr int MAX_BINS = 256;
 constexpr int MAX_RISKS = 4;
 constexpr int MAX_FLAT = 2048;  // of all that trees ask
 constexpr int MAX_TERMS = 32;   // of a group's sums
+constexpr int MAX_WIDTH = 2048;  // of the first layer
+constexpr int MAX_INNER = 1024;
+constexpr int MAX_COLUMNS = 4096;
+constexpr int MAX_PLACES = 256;  // leaves and inner nodes of a tree
+constexpr int ABREAST = 4 * LANES;  // windows that trees read at once: a vector of bytes
 constexpr float CLIP = 6.0f;
 
 inline int padded(int n) { return (n + PAD - 1) / PAD * PAD; }
 
-// An inner node of a tree: left where the feature is not above; ~leaf where negative.
-struct Node {
-    float threshold;
-    int16_t feature, left, right;
+// An inner node of a tree: whose leaf it hands up where a bin is above the limit, and where not.
+struct Branch {
+    int8_t limit[4];  // four times the same: a vector of it is one load
+    uint16_t column;
+    uint8_t below, above;  // places: leaves, then the inner nodes as they stand
 };
 
 // Everything that does not change between calls. All pointers stay the caller's.
@@ -72,12 +81,22 @@ struct Model {
     int32_t knots;
     const float *knot, *level;  // [knots]
     // Trees, sorted by risk: those of risk r are trees_at[r] .. trees_at[r + 1].
-    int32_t trees, nodes, leaves;
+    int32_t trees, leaves;
     int32_t trees_at[MAX_RISKS + 1];
-    const Node *tree_node;       // [trees, nodes]
-    const float *tree_leaf;      // [trees, leaves], multiples of a power of two
-    const int32_t *tree_signal;  // [flat], whose each flat feature is, -1 for the case
-    const float *tree_absent;    // [flat], each flat feature of an absent signal
+    const Branch *branch;        // of one tree after the other, children before their parents
+    const int32_t *branch_at;    // [trees + 1]
+    const int32_t *leaf;         // [trees, leaves], in steps
+    double leaf_step;
+    // What trees ask, by column: a feature's bin is how many of its thresholds are below it.
+    int32_t columns;                // a multiple of PAD
+    const int32_t *column_feature;  // [columns], -1 for padding
+    const float *cut;               // [.., PAD] for PAD columns after the other, rising
+    const int32_t *cut_at;          // [columns / PAD + 1], rows
+    const int8_t *column_absent;    // [columns], bin of an absent signal
+    const int32_t *signal_at;       // [signals + 1]
+    const int32_t *signal_column;   // columns of each signal's own features
+    int32_t sum_columns;
+    const int32_t *sum_column;      // columns of sums
     // Beside flat features trees ask sums over groups of signals.
     int32_t flat, groups, terms;
     const uint64_t *group;      // [groups], a bit a signal
@@ -136,10 +155,34 @@ struct Asked {
 // All that trees ask, of features and case.
 void ask(const Model &model, const Seen &seen, const float *cases, Asked &asked);
 
-// Log-odds of the trees of one risk.
-double trees_of(const Model &model, int risk, const Asked &asked);
+// What the network says of one window and of it without each signal that is there.
+struct Heard {
+    int known;                            // signals that are there
+    int signal[MAX_SIGNALS];              // [known]
+    float share[EXPERTS], novelty;
+    float mixed[MAX_SIGNALS + 1][MAX_RISKS];  // of the window, then without each: log-odds
+};
 
-// What the trees of one risk say more than without each signal that is there, added to gain[signals].
-void tree_effects(const Model &model, int risk, const Asked &asked, double *gain);
+void network(const Model &model, const Seen &seen, const float *cases, Heard &heard);
+
+// Bins of up to ABREAST windows, less 128: each has a lane.
+struct Bins {
+    alignas(64) int8_t of[MAX_COLUMNS][ABREAST];
+};
+
+// A window without one of the signals that are there.
+struct Variant {
+    int lane, signal;  // where its window is
+    const Asked *asked;
+};
+
+// Bins of one window.
+void bin(const Model &model, const Asked &asked, int lane, Bins &bins);
+
+// Bins of variants of the windows in `bins`; a window's variants stand side by side.
+void without(const Model &model, const Bins &bins, const Variant *variants, int count, Bins &out);
+
+// What the trees of one risk say of each lane, in steps: [ABREAST].
+void trees_of(const Model &model, int risk, const Bins &bins, int32_t *said);
 
 }  // namespace vitalstream

@@ -1,4 +1,4 @@
-// Features to numbers: novelty, gate, experts, trees, calibration, drivers.
+// What the network says of features: novelty, gate, experts (models/novelty.py, moe.py, network.py).
 #include <cmath>
 #include <cstring>
 
@@ -8,8 +8,6 @@ namespace vitalstream {
 namespace {
 
 constexpr int BLOCK = 6;  // variants whose experts run together: what fits the registers
-constexpr int MAX_WIDTH = 2048;
-constexpr int MAX_INNER = 1024;
 
 inline floats load(const float *from) {
     floats x;
@@ -85,33 +83,12 @@ float interpolated(float x, const float *knot, const float *level, int count) {
     return level[at - 1] + (level[at] - level[at - 1]) * part;
 }
 
-// Levels between the knots, constant outside.
-double between(double x, const double *knot, const double *level, int count) {
-    int at = 0;
-    while (at < count && x > knot[at]) at++;
-    at = at < 1 ? 1 : at > count - 1 ? count - 1 : at;
-    double part = (x - knot[at - 1]) / (knot[at] - knot[at - 1]);
-    part = part < 0.0 ? 0.0 : part > 1.0 ? 1.0 : part;
-    return level[at - 1] + (level[at] - level[at - 1]) * part;
-}
-
-// Calibrated log-odds of a risk's blended ones: Platt's, bent at the knots.
-double calibrated(const Model &m, int risk, double raw) {
-    const double x = raw * m.slope[risk] + m.intercept[risk];
-    return x + between(x, m.curve_from + risk * m.bins, m.curve_by + risk * m.bins, m.bins);
-}
-
-double sigmoid(double x) { return 1.0 / (1.0 + std::exp(-x)); }
-
 struct Room {
     alignas(64) float hidden[MAX_WIDTH];
     alignas(64) float moved[MAX_SIGNALS][MAX_WIDTH];
     alignas(64) float active[BLOCK][MAX_WIDTH];
     alignas(64) float inner[BLOCK][MAX_INNER];
     alignas(64) float logits[MAX_SIGNALS + BLOCK + 1][PAD];
-    Seen seen;
-    Asked asked;
-    int known[MAX_SIGNALS];
 };
 
 // The signal's share of the hidden units, beyond what an absent one has.
@@ -130,11 +107,10 @@ void move(const Model &m, const Seen &seen, int signal, int vital, float *out) {
     }
 }
 
-void row_of(const Model &m, const Batch &batch, int row, const Answer &out, Room &room) {
-    Seen &seen = room.seen;
-    features(m, batch, row, seen);
-    const float *cases = batch.cases + int64_t(row) * m.cases;
+}  // namespace
 
+void network(const Model &m, const Seen &seen, const float *cases, Heard &heard) {
+    static thread_local Room room;
     // First layer; what each signal that is there moves is kept for the drivers.
     int known = 0;
     std::memcpy(room.hidden, m.base, sizeof(float) * m.width);
@@ -151,7 +127,7 @@ void row_of(const Model &m, const Batch &batch, int row, const Answer &out, Room
         for (int v = 0; v < m.vitals; v++)
             if (m.vital_at[v] == s) vital = v;
         float *moved = room.moved[known];
-        room.known[known++] = s;
+        heard.signal[known++] = s;
         move(m, seen, s, vital, moved);
         for (int at = 0; at < m.width; at += LANES)
             store(room.hidden + at, load(room.hidden + at) + load(moved + at));
@@ -159,10 +135,11 @@ void row_of(const Model &m, const Batch &batch, int row, const Answer &out, Room
         count += 1.0f;
     }
     const float distance = count > 0.0f ? square / (count + 1.0f) : 0.0f;
-    const float novelty = interpolated(distance, m.knot, m.level, m.knots);
+    heard.known = known;
+    heard.novelty = interpolated(distance, m.knot, m.level, m.knots);
 
     // Gate.
-    float gate[EXPERTS], share[EXPERTS];
+    float gate[EXPERTS], *share = heard.share;
     for (int i = 0; i < EXPERTS; i++) gate[i] = m.gate_bias[i];
     for (int at = 0; at < m.gate_width; at += LANES) {
         const floats x = silu(load(room.hidden + m.gate_at + at));
@@ -170,7 +147,7 @@ void row_of(const Model &m, const Batch &batch, int row, const Answer &out, Room
             for (int i = 0; i < EXPERTS; i++)
                 gate[i] += x[lane] * m.gate[(at + lane) * EXPERTS + i];
     }
-    gate[EXPERTS - 1] += m.steep * novelty;
+    gate[EXPERTS - 1] += m.steep * heard.novelty;
     float top = gate[0], total = 0.0f;
     for (int i = 1; i < EXPERTS; i++) top = gate[i] > top ? gate[i] : top;
     for (int i = 0; i < EXPERTS; i++) total += share[i] = std::exp(gate[i] - top);
@@ -198,98 +175,12 @@ void row_of(const Model &m, const Batch &batch, int row, const Answer &out, Room
                 store(room.inner[i] + j, silu(load(room.inner[i] + j)));
         dense(room.inner[0], MAX_INNER, m.inner, m.heads, PAD, m.heads_bias, room.logits[at], PAD);
     }
-    auto mixed = [&](int variant, int risk) {
-        float sum = 0.0f;
-        for (int e = 0; e < EXPERTS; e++) sum += room.logits[variant][e * m.risks + risk] * share[e];
-        return double(sum);
-    };
-
-    if (m.trees) ask(m, seen, cases, room.asked);
-
-    double log_odds[MAX_RISKS], trees[MAX_RISKS], lead = -1e300;
-    int leading = 0;
-    for (int r = 0; r < m.risks; r++) {
-        trees[r] = m.trees_at[r] < m.trees_at[r + 1] ? trees_of(m, r, room.asked) : 0.0;
-        const double raw = m.blend_network[r] * mixed(0, r) + m.blend_trees[r] * trees[r];
-        log_odds[r] = calibrated(m, r, raw);
-        if (log_odds[r] - m.limit[r] > lead) lead = log_odds[r] - m.limit[r], leading = r;
-        // Bounds: half-width by the calibrated risk, wider where the window is novel.
-        double half = between(log_odds[r], m.bound_knot + r * m.bins, m.bound_width + r * m.bins,
-                              m.bins);
-        half *= 1.0 + m.widen * double(novelty);
-        const int64_t cell = int64_t(row) * m.risks + r;
-        out.log_odds[cell] = log_odds[r];
-        out.p[cell] = sigmoid(log_odds[r]);
-        out.low[cell] = sigmoid(log_odds[r] - half);
-        out.high[cell] = sigmoid(log_odds[r] + half);
-        out.positive[cell] = out.p[cell] >= m.threshold[r];
-    }
-    double sum = 0.0;
-    for (int i = 0; i < EXPERTS; i++) sum += double(share[i]);
-    for (int i = 0; i < EXPERTS; i++)
-        out.share[int64_t(row) * EXPERTS + i] = double(share[i]) / sum;
-    out.novelty[row] = double(novelty);
-
-    // Drivers: the strongest effects on the leading risk.
-    double effect[MAX_SIGNALS], gain[MAX_SIGNALS] = {};
-    if (m.trees_at[leading] < m.trees_at[leading + 1])
-        tree_effects(m, leading, room.asked, gain);
-    for (int j = 0; j < known; j++)
-        effect[j] = log_odds[leading] -
-                    calibrated(m, leading,
-                               m.blend_network[leading] * mixed(j + 1, leading) +
-                                   m.blend_trees[leading] *
-                                       (trees[leading] - gain[room.known[j]]));
-    bool taken[MAX_SIGNALS] = {};
-    for (int k = 0; k < m.drivers; k++) {
-        int best = -1;
-        for (int j = 0; j < known; j++)
-            if (!taken[j] && (best < 0 || std::fabs(effect[j]) > std::fabs(effect[best]))) best = j;
-        const int64_t cell = int64_t(row) * m.drivers + k;
-        if (best >= 0) taken[best] = true;
-        out.driver[cell] = int16_t(best < 0 ? -1 : room.known[best]);
-        out.effect[cell] = best < 0 ? 0.0 : effect[best];
-    }
+    for (int variant = 0; variant < variants; variant++)
+        for (int r = 0; r < m.risks; r++) {
+            float sum = 0.0f;
+            for (int e = 0; e < EXPERTS; e++) sum += room.logits[variant][e * m.risks + r] * share[e];
+            heard.mixed[variant][r] = sum;
+        }
 }
 
-}  // namespace
 }  // namespace vitalstream
-
-#define PUBLIC __attribute__((visibility("default")))
-
-extern "C" {
-
-// Sizes of the structures, so that the caller's idea of them is checked.
-PUBLIC int64_t vitalstream_sizes(int which) {
-    using namespace vitalstream;
-    return which == 0 ? sizeof(Model) : which == 1 ? sizeof(Batch) : sizeof(Answer);
-}
-
-// Rows `begin` to `end` of a batch. Returns 0, or 1 where a size is beyond what the engine has.
-PUBLIC int vitalstream_predict(const vitalstream::Model *model, const vitalstream::Batch *batch,
-                        const vitalstream::Answer *answer, int32_t begin, int32_t end) {
-    using namespace vitalstream;
-    const int asked = model->flat + model->groups * model->terms;
-    if (model->signals > MAX_SIGNALS || model->vitals > MAX_VITALS || batch->bins > MAX_BINS ||
-        batch->minute_bins > MAX_BINS || model->risks > MAX_RISKS || asked > MAX_FLAT || model->terms > MAX_TERMS ||
-        model->risks * EXPERTS > PAD || model->width > MAX_WIDTH || model->inner > MAX_INNER)
-        return 1;
-    static thread_local Room room;
-    for (int row = begin; row < end; row++) row_of(*model, *batch, row, *answer, room);
-    return 0;
-}
-
-// Features of all rows as models/features.py has them: [B, signals, D] and [B, vitals, E].
-PUBLIC void vitalstream_features(const vitalstream::Model *model, const vitalstream::Batch *batch,
-                          float *signals, float *minutes) {
-    using namespace vitalstream;
-    Seen seen;
-    for (int row = 0; row < batch->size; row++) {
-        features(*model, *batch, row, seen);
-        for (int s = 0; s < model->signals; s++)
-            for (int d = 0; d < D; d++) *signals++ = seen.signal[d][s];
-        for (int v = 0; v < model->vitals; v++)
-            for (int e = 0; e < E; e++) *minutes++ = seen.minute[e][v];
-    }
-}
-}

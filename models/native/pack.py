@@ -16,15 +16,13 @@ from models.checkpoint import Calibrated
 from models.explain import DRIVERS
 from models.features import ABSENT, AGE_MS, HALF_LIVES, SLOW, VITAL_AT, D, E, F, V
 from models.moe import ALWAYS, EXPERTS, STEEP
+from models.native.forest import BRANCH, Forest
 from models.network import RISKS
 from models.signals import COUNT
+from models.trees import STEP
 from models.window_store import Windows
 
 PAD: Final = 16
-NODE: Final = np.dtype(
-    [("threshold", "<f4"), ("feature", "<i2"), ("left", "<i2"), ("right", "<i2")], align=True
-)
-"""`vitalstream::Node`."""
 N, R = len(EXPERTS), len(RISKS)
 _int, _long, _float, _double = ctypes.c_int32, ctypes.c_int64, ctypes.c_float, ctypes.c_double
 _pointer = ctypes.c_void_p
@@ -49,9 +47,15 @@ class Model(ctypes.Structure):
         *((name, _pointer) for name in ("body_bias", "heads", "heads_bias")),
         ("knots", _int),
         *((name, _pointer) for name in ("knot", "level")),
-        *((name, _int) for name in ("trees", "nodes", "leaves")),
+        *((name, _int) for name in ("trees", "leaves")),
         ("trees_at", _int * (R + 1)),
-        *((f"tree_{name}", _pointer) for name in ("node", "leaf", "signal", "absent")),
+        *((name, _pointer) for name in ("branch", "branch_at", "leaf")),
+        ("leaf_step", _double),
+        ("columns", _int),
+        *((name, _pointer) for name in ("column_feature", "cut", "cut_at", "column_absent")),
+        *((name, _pointer) for name in ("signal_at", "signal_column")),
+        ("sum_columns", _int),
+        ("sum_column", _pointer),
         *((name, _int) for name in ("flat", "groups", "terms")),
         *((name, _pointer) for name in ("group", "term_kind", "term_of", "term_limit")),
         ("term_step", _float),
@@ -212,20 +216,26 @@ class Packed:
         to.level = self._keep(network.novelty.levels, np.float32)
 
     def _trees(self, model: Calibrated) -> None:
-        of, to = model.trees, self.struct
-        to.trees, to.nodes, to.leaves = of.shape
-        if max(of.shape[1:]) > 32_767:
-            raise ValueError(f"serving engine: trees of {of.shape[1]} nodes, at most 32,767")
-        to.trees_at[:] = np.searchsorted(of.risk.numpy(), np.arange(R + 1)).tolist()
-        node = np.zeros(of.feature.shape, NODE)
-        for name in ("threshold", "feature", "left", "right"):
-            node[name] = getattr(of, name).numpy()
-        to.tree_node = self._keep(node, NODE)
-        to.tree_leaf = self._keep(of.leaf, np.float32)
+        of, to = Forest.of(model.trees), self.struct
+        to.trees, to.leaves = of.leaf.shape
+        to.trees_at[:] = np.searchsorted(model.trees.risk.numpy(), np.arange(R + 1)).tolist()
+        to.branch = self._keep(of.branch, BRANCH)
+        to.branch_at = self._keep(of.branch_at, np.int32)
+        to.leaf = self._keep(of.leaf, np.int32)
+        to.leaf_step = STEP
+        to.columns = len(of.feature)
+        to.column_feature = self._keep(of.feature, np.int32)
+        to.cut = self._keep(of.cut, np.float32)
+        to.cut_at = self._keep(of.cut_at, np.int32)
         signal = [np.repeat(np.arange(COUNT), D), np.repeat(VITAL_AT, E), np.full(F, -1)]
         absent = [np.tile(ABSENT, COUNT), np.zeros(V * E), np.zeros(F)]
-        to.tree_signal = self._keep(np.concatenate(signal), np.int32)
-        to.tree_absent = self._keep(np.concatenate(absent), np.float32)
+        whose, gone = (np.concatenate(of_flat) for of_flat in (signal, absent))
+        to.column_absent = self._keep(of.bins(gone.astype(np.float32)), np.int8)
+        columns = [of.asking(np.flatnonzero(whose == number)) for number in range(COUNT)]
+        to.signal_at = self._keep(np.cumsum([0, *map(len, columns)]), np.int32)
+        to.signal_column = self._keep(np.concatenate(columns), np.int32)
+        sums = of.asking(np.arange(derived.X, derived.Y))
+        to.sum_columns, to.sum_column = len(sums), self._keep(sums, np.int32)
         to.flat, to.groups, to.terms = derived.X, len(derived.GROUPS), len(derived.SUMS)
         bits = [sum(1 << i for i in group) for group in derived.GROUPS.values()]
         to.group = self._keep(np.array(bits, np.uint64), np.uint64)
