@@ -21,7 +21,7 @@ from models.config import GRID
 from models.network import RISKS, Network, NetworkConfig, Said, flat
 from models.trees import Trees
 
-FORMAT: Final = "vitalstream-3"
+FORMAT: Final = "vitalstream-4"
 NAME: Final = "vitalstream-moe"
 EDITION: Final = "1.0.0"
 SHIPPED: Final = Path(__file__).parent / "weights" / "model.safetensors"

@@ -172,7 +172,7 @@ class Predictor:
         tail has other bits.
         """
         calibration = self._model.calibration
-        novelty = self._model.network.novelty.of(torch.cat([r.distance for r in raws]))
+        novelty = torch.cat([r.novelty for r in raws])
         share = shares(routed(torch.cat([r.gate for r in raws]), novelty))
         block = self._block
         own = torch.cat([r.logits[:block] for r in raws])

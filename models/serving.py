@@ -21,7 +21,6 @@ from models.checkpoint import Calibrated
 from models.features import SLOW, VITAL_AT, D, E, F, V
 from models.moe import EXPERTS, STEEP
 from models.network import RISKS
-from models.novelty import distance
 from models.signals import COUNT
 
 N, R = len(EXPERTS), len(RISKS)
@@ -33,7 +32,7 @@ class Raw:
 
     Attributes:
         gate: Logits of the experts without what novelty adds, [B, N].
-        distance: From the training data, [B].
+        novelty: [B].
         row: Of each variant, int64[P]; the first B are the rows as they are.
         signal: What each later variant lacks, int64[P - B].
         logits: Of each variant by expert, [P, N * R].
@@ -41,7 +40,7 @@ class Raw:
     """
 
     gate: Tensor
-    distance: Tensor
+    novelty: Tensor
     row: Tensor
     signal: Tensor
     logits: Tensor
@@ -79,6 +78,7 @@ class Serving:
         self._gate, self._gate_bias = gate.second.weight.T.contiguous(), gate.second.bias
         self._of_signals, self._of_minutes = network.of_signals, network.of_minutes
         self._absent = network.absent_D
+        self._novelty = network.novelty
         self._trees = model.trees if len(model.trees.risk) else None
         # Which flat features are a signal's, and what they are where it was never measured.
         mine = weight.new_zeros(COUNT, len(weight), dtype=torch.bool)
@@ -135,7 +135,7 @@ class Serving:
         if self._trees is not None:
             lacks = torch.where(self._mine[signal], self._gone, x[row[block:]])
             trees = torch.cat([self._trees(x), self._trees(lacks)])
-        return Raw(gate, distance(signals), row, signal, logits, trees)
+        return Raw(gate, self._novelty(signals), row, signal, logits, trees)
 
     def _variants(self, hidden: Tensor, moved: Tensor, row: Tensor, signal: Tensor) -> Tensor:
         """Logits by expert of the rows as they are and of each without one signal, [P, N * R]."""

@@ -24,7 +24,7 @@ from models.evaluation.bootstrap import Counts, Draws, interval
 from models.evaluation.faithfulness import log_odds, sampled
 from models.evaluation.told import Told
 from models.features import VITAL_AT, Features
-from models.novelty import Novelty, distance
+from models.novelty import Novelty
 from models.predictor import Predictor
 from models.signals import HIGH, INDEX, LOW
 from models.training.cache import statistics
@@ -52,9 +52,10 @@ def held_out(
     statistics(features, known)
     score = Novelty()
     seen, _ = sampled(known, 3, _BINS, seed)
-    score.fit(_distances(features, seen))
+    score.fit(_signals(features, seen))
     windows, owner = sampled(test, 3, _BINS, seed)
-    said = score.of(_distances(features, windows)).numpy().astype(np.float64)
+    with torch.inference_mode():
+        said = score(_signals(features, windows)).numpy().astype(np.float64)
     label = np.array([left_out(stay) for stay in test])[owner]
     counts = Counts.of(said, label, Draws(owner))
     return {
@@ -66,10 +67,10 @@ def held_out(
     }
 
 
-def _distances(features: Features, windows: Windows) -> torch.Tensor:
+def _signals(features: Features, windows: Windows) -> torch.Tensor:
     with torch.inference_mode():
         signals, _ = features.of_windows(windows, slice(None))
-        return distance(signals)
+    return signals
 
 
 def _probe_off(windows: Windows, rng: np.random.Generator) -> dict[int, NDArray[np.float32]]:

@@ -79,7 +79,10 @@ struct Model {
     const float *heads_bias;       // [PAD]
     // Novelty.
     int32_t knots;
-    const float *knot, *level;  // [knots]
+    const float *knot, *pattern_knot, *level;  // [knots]
+    int32_t pattern;                            // numbers of the pattern: newest, memory, missing
+    const float *pattern_centre;                // [pattern]
+    const float *pattern_whiten;                // [pattern, padded pattern]
     // Trees, sorted by risk: those of risk r are trees_at[r] .. trees_at[r + 1].
     int32_t trees, leaves;
     int32_t trees_at[MAX_RISKS + 1];

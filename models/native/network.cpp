@@ -83,6 +83,24 @@ float interpolated(float x, const float *knot, const float *level, int count) {
     return level[at - 1] + (level[at] - level[at - 1]) * part;
 }
 
+// How little newest values, memories and what is missing go together: models/novelty.py.
+float pattern(const Model &m, const Seen &seen) {
+    constexpr int OF[3] = {0, 4, 1};
+    constexpr int MAX_VECTORS = (3 * MAX_SIGNALS + LANES - 1) / LANES;
+    const int wide = padded(m.pattern), vectors = wide / LANES;
+    floats sum[MAX_VECTORS] = {};
+    for (int k = 0; k < m.pattern; k++) {
+        const floats x = all(seen.signal[OF[k / m.signals]][k % m.signals] - m.pattern_centre[k]);
+        const float *row = m.pattern_whiten + int64_t(k) * wide;
+        for (int j = 0; j < vectors; j++) sum[j] += x * load(row + j * LANES);
+    }
+    floats square = floats{};
+    for (int j = 0; j < vectors; j++) square += sum[j] * sum[j];
+    float total = 0.0f;
+    for (int lane = 0; lane < LANES; lane++) total += square[lane];
+    return total;
+}
+
 struct Room {
     alignas(64) float hidden[MAX_WIDTH];
     alignas(64) float moved[MAX_SIGNALS][MAX_WIDTH];
@@ -136,7 +154,9 @@ void network(const Model &m, const Seen &seen, const float *cases, Heard &heard)
     }
     const float distance = count > 0.0f ? square / (count + 1.0f) : 0.0f;
     heard.known = known;
-    heard.novelty = interpolated(distance, m.knot, m.level, m.knots);
+    const float values = interpolated(distance, m.knot, m.level, m.knots);
+    const float unlike = interpolated(pattern(m, seen), m.pattern_knot, m.level, m.knots);
+    heard.novelty = values > unlike ? values : unlike;
 
     // Gate.
     float gate[EXPERTS], *share = heard.share;

@@ -46,7 +46,9 @@ class Model(ctypes.Structure):
         ("body", _pointer * N),
         *((name, _pointer) for name in ("body_bias", "heads", "heads_bias")),
         ("knots", _int),
-        *((name, _pointer) for name in ("knot", "level")),
+        *((name, _pointer) for name in ("knot", "pattern_knot", "level")),
+        ("pattern", _int),
+        *((name, _pointer) for name in ("pattern_centre", "pattern_whiten")),
         *((name, _int) for name in ("trees", "leaves")),
         ("trees_at", _int * (R + 1)),
         *((name, _pointer) for name in ("branch", "branch_at", "leaf")),
@@ -210,10 +212,15 @@ class Packed:
         to.body_bias = self._keep(body_bias, np.float32)
         to.heads = self._keep(heads, np.float32)
         to.heads_bias = self._keep(heads_bias, np.float32)
-        knots = network.novelty.knots
-        to.knots = len(knots)
-        to.knot = self._keep(knots, np.float32)
-        to.level = self._keep(network.novelty.levels, np.float32)
+        novelty = network.novelty
+        to.knots, to.pattern = len(novelty.knots), len(novelty.centre)
+        to.knot = self._keep(novelty.knots, np.float32)
+        to.pattern_knot = self._keep(novelty.pattern_knots, np.float32)
+        to.level = self._keep(novelty.levels, np.float32)
+        to.pattern_centre = self._keep(novelty.centre, np.float32)
+        whiten = novelty.whiten.new_zeros(to.pattern, _padded(to.pattern))
+        whiten[:, : to.pattern] = novelty.whiten
+        to.pattern_whiten = self._keep(whiten, np.float32)
 
     def _trees(self, model: Calibrated) -> None:
         of, to = Forest.of(model.trees), self.struct

@@ -27,7 +27,6 @@ from models import checkpoint
 from models.features import SLOW, VITAL_AT, D, E, F, V
 from models.moe import EXPERTS, shares
 from models.network import RISKS, flat
-from models.novelty import distance
 from models.parallel.specialists import SplitNetwork, expert_parallel
 from models.predictor import Predictor
 from models.serving import Raw, routed
@@ -125,8 +124,8 @@ class SpreadServing:
         slow = torch.cat([signals[:, :, list(SLOW)].flatten(1), case], 1)
         # In one shape, as everything that is not row by row.
         gate = split.gate.second(silu(split.gate.first(slow)))
-        away = distance(signals)
-        share = shares(routed(gate, self._novelty.of(away)))
+        novelty = self._novelty(signals)
+        share = shares(routed(gate, novelty))
         self._begin()
         added = split.mixture(rows[:count], share[:count, 1:])
         said = (self._general(rows[:count]) + added).reshape(count, 1 + COUNT, len(RISKS))
@@ -140,7 +139,7 @@ class SpreadServing:
             without = [self._general.lacking(one)[1:] for one in rows[:count]]
             lacks = torch.stack(without)[lacking, signal]
             trees = torch.cat([self._trees(rows), self._trees(lacks)])
-        return Raw(gate, away, row, signal, logits, trees)
+        return Raw(gate, novelty, row, signal, logits, trees)
 
 
 class SpreadPredictor(Predictor):

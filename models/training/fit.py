@@ -25,14 +25,13 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from models.features import HIDEABLE, UNIT_MISSING, Features
 from models.network import RISKS, Network, NetworkConfig
-from models.novelty import distance
 from models.training import gate
 from models.training.cache import Table
 from models.training.dense import like
 from models.training.forest import LATE, LATE_FROM
 from models.training.metrics import gains
 
-_RECIPE: Final = 4
+_RECIPE: Final = 5
 """Counts changes of what is below: a state of another recipe is not gone on with."""
 _BATCH: Final = 1024
 _RATE: Final = 2e-3
@@ -172,7 +171,7 @@ def fit(
         network = like(network)
     network.features.load_state_dict(features.state_dict())
     sample = np.random.default_rng(plan.seed).permutation(len(table.stay))[:200_000]
-    network.novelty.fit(distance(_inputs(table, np.sort(sample))[0]))
+    network.novelty.fit(_inputs(table, np.sort(sample))[0])
     rates = [table.labels[:, r][table.labels[:, r] >= 0].mean() for r in range(len(RISKS))]
     base = torch.tensor(np.clip(np.nan_to_num(rates, nan=0.1), 1e-3, 0.5), dtype=torch.float32)
     with torch.no_grad():

@@ -124,4 +124,8 @@ def predictor(request: pytest.FixtureRequest, require) -> Predictor:
     model.calibration.knots += torch.rand(model.calibration.knots.shape).double()
     model.network.features.centre_S.copy_(torch.from_numpy((LOW + HIGH) / 2))
     model.network.features.spread_S.copy_(torch.from_numpy((HIGH - LOW) / 3))
+    novelty = model.network.novelty
+    novelty.centre.uniform_(-0.5, 0.5)
+    novelty.whiten.normal_(0.0, 0.015)
+    novelty.pattern_knots.copy_(torch.tensor([0.2, 0.8, 1.2, 1.6, 4.8]))
     return Predictor(model, "test", engine=request.param)
