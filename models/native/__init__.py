@@ -3,7 +3,8 @@
 A PyTorch network of this size spends its time between its operations, each of which takes and gives
 back the interpreter's lock that the event loop wants too. The engine does all of a batch in one
 call: features with the bits of `models.features`, then gate, experts, trees, calibration and
-drivers. It works a row out by itself, so a row has the same bits in whatever batch it stands.
+drivers. Trees read many rows at once, but no row's numbers depend on those beside it: it has the
+same bits in whatever batch it stands.
 
 Axes: B windows, S signals, V vitals, D and E their features, F features of the case, R risks.
 """
