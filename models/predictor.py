@@ -2,9 +2,9 @@
 
 On a CPU the serving engine (`models.native`) works a batch out in one call; on a GPU, and where the
 engine was not built, PyTorch does. A row's numbers have the same bits in whatever batch it stands:
-the engine takes rows one by one; PyTorch's features are made of correctly rounded element-wise
-operations, and everything after them runs in blocks of one fixed shape, the last one filled up with
-zeros, so that each row meets the same kernels.
+the engine lets no row depend on those beside it; PyTorch's features are made of correctly rounded
+element-wise operations, and everything after them runs in blocks of one fixed shape, the last one
+filled up with zeros, so that each row meets the same kernels.
 
 Axes: B windows, S signals, R risks, E experts, K drivers, C scores.
 """

@@ -3,7 +3,8 @@
 A PyTorch network of this size spends its time between its operations, each of which takes and gives
 back the interpreter's lock that the event loop wants too. The engine does all of a batch in one
 call: features with the bits of `models.features`, then gate, experts, trees, calibration and
-drivers. It works a row out by itself, so a row has the same bits in whatever batch it stands.
+drivers. Trees read many rows at once, but no row's numbers depend on those beside it: it has the
+same bits in whatever batch it stands.
 
 Axes: B windows, S signals, V vitals, D and E their features, F features of the case, R risks.
 """
@@ -22,12 +23,14 @@ from models.explain import DRIVERS
 from models.features import D, E
 from models.moe import EXPERTS
 from models.native.build import expected
+from models.native.forest import BRANCH
 from models.native.pack import Answer, Batch, Packed
 from models.network import RISKS
 from models.window_store import Windows
 
-_AT_ONCE: Final = 16
-"""Rows of a thread's turn where there are several."""
+_TURN: Final = (16, 64)
+"""Fewest and most rows of a thread's turn where there are several: trees read up to 64 at once."""
+_TOO_LARGE: Final = "serving engine: the model or the windows are larger than it holds"
 
 
 def available() -> bool:
@@ -51,9 +54,11 @@ class Native:
         self._library.vitalstream_sizes.restype = ctypes.c_int64
         self._packed = Packed(model)
         sizes = [ctypes.sizeof(kind) for kind in (type(self._packed.struct), Batch, Answer)]
-        built = [self._library.vitalstream_sizes(which) for which in range(3)]
+        sizes += [BRANCH.itemsize]
+        built = [self._library.vitalstream_sizes(which) for which in range(4)]
         if sizes != built:
             raise OSError(f"serving engine: structures of {built} bytes, expected {sizes}")
+        self._threads = threads
         self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
 
     def predict(self, windows: Windows, case: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
@@ -77,15 +82,16 @@ class Native:
         }
         answer = Answer(*(array.ctypes.data for array in out.values()))
         batch, kept = Batch.of(windows, case)
-        if self._pool is None or size <= _AT_ONCE:
+        turn = min(max(-(-size // self._threads), _TURN[0]), _TURN[1])
+        if self._pool is None or size <= turn:
             self._rows(batch, answer, 0, size)
         else:
             turns = [
-                self._pool.submit(self._rows, batch, answer, at, min(at + _AT_ONCE, size))
-                for at in range(0, size, _AT_ONCE)
+                self._pool.submit(self._rows, batch, answer, at, min(at + turn, size))
+                for at in range(0, size, turn)
             ]
-            for turn in turns:
-                turn.result()
+            for done in turns:
+                done.result()
         del kept
         return out
 
@@ -99,7 +105,7 @@ class Native:
             ctypes.c_int32(end),
         )
         if failed:
-            raise ValueError("serving engine: the model or the windows are larger than it holds")
+            raise ValueError(_TOO_LARGE)
 
     def features(
         self, windows: Windows, case: NDArray[np.float32]
@@ -117,3 +123,22 @@ class Native:
         )
         del kept
         return signals, minutes
+
+    def trees(
+        self, signals: NDArray[np.float32], minutes: NDArray[np.float32], case: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """What the trees say of features, [B, R], and without each signal, [B, S, R]."""
+        size, risks = len(case), len(RISKS)
+        said, without = np.empty((size, risks)), np.empty((size, signals.shape[1], risks))
+        arrays: list[NDArray[Any]] = [
+            *(np.ascontiguousarray(x, np.float32) for x in (signals, minutes, case)),
+            *(said, without),
+        ]
+        failed = self._library.vitalstream_trees(
+            ctypes.byref(self._packed.struct),
+            ctypes.c_int32(size),
+            *(ctypes.c_void_p(array.ctypes.data) for array in arrays),
+        )
+        if failed:
+            raise ValueError(_TOO_LARGE)
+        return said, without

@@ -3,7 +3,8 @@
 //
 // Features are made in features.cpp, which is compiled without fused multiply-add: its bits are those
 // of the torch reference. The network (network.cpp) may fuse; it meets the reference within rounding.
-// Each row is worked out by itself, by the same instructions wherever it stands in a batch.
+// Features and network of a row are worked out by themselves, by the same instructions wherever it
+// stands in a batch. Trees read many rows at once, each in a lane; their sums are exact.
 #pragma once
 #include <cstdint>
 #if defined(__AVX512F__)

@@ -188,4 +188,44 @@ PUBLIC void vitalstream_features(const vitalstream::Model *model, const vitalstr
             for (int e = 0; e < E; e++) *minutes++ = seen.minute[e][v];
     }
 }
+
+// What trees say of features in the form of `vitalstream_features`, [B, risks], and what they would
+// say had a signal never been measured, [B, signals, risks].
+PUBLIC int vitalstream_trees(const vitalstream::Model *model, int32_t size, const float *signals,
+                             const float *minutes, const float *cases, double *said, double *less) {
+    using namespace vitalstream;
+    const Model &m = *model;
+    if (!fits(m)) return 1;
+    static thread_local Room room;
+    for (int first = 0; first < size; first += ABREAST) {
+        const int count = size - first < ABREAST ? size - first : ABREAST;
+        for (int i = 0; i < count; i++, cases += m.cases) {
+            Seen &seen = room.seen;
+            Window &window = room.window[i];
+            for (int s = 0; s < m.signals; s++)
+                for (int d = 0; d < D; d++) seen.signal[d][s] = *signals++;
+            for (int v = 0; v < m.vitals; v++)
+                for (int e = 0; e < E; e++) seen.minute[e][v] = *minutes++;
+            window.heard.known = 0;
+            for (int s = 0; s < m.signals; s++)
+                if (seen.signal[1][s] < 0.5f) window.heard.signal[window.heard.known++] = s;
+            ask(m, seen, cases, window.asked);
+            bin(m, window.asked, i, room.bins);
+        }
+        trees(m, count, room);
+        for (int r = 0; r < m.risks; r++) {
+            for (int i = 0; i < count; i++) room.window[i].leading = r;
+            trees_without(m, count, room);
+            for (int i = 0; i < count; i++) {
+                const Window &window = room.window[i];
+                double *to = less + int64_t(first + i) * m.signals * m.risks + r;
+                for (int s = 0; s < m.signals; s++) to[s * m.risks] = window.trees[r];
+                for (int j = 0; j < window.heard.known; j++)
+                    to[window.heard.signal[j] * m.risks] = window.without[j];
+                said[int64_t(first + i) * m.risks + r] = window.trees[r];
+            }
+        }
+    }
+    return 0;
+}
 }
