@@ -28,7 +28,7 @@ from models.training import blend, metrics
 from models.training.cache import SETS, Table
 from models.training.evaluate import DECISION_HOUR, by_stay, last_rows
 from models.training.fit import Plan, fit, logits_of
-from models.training.forest import SHIPPED, Forester, Recipe, told
+from models.training.forest import SHIPPED, Forester, Recipes, told
 from models.training.sample import hours
 from models.training.split import PARTS
 from models.trees import Trees
@@ -141,8 +141,8 @@ class Crossing:
         table = self.table
         apart = (table.source == _EICU) & (table.part == _TEST)
         grown = {
-            RISKS.index(risk): self._forester.grow(risk, recipe, apart, "all")
-            for risk, recipe in SHIPPED.items()
+            RISKS.index(risk): self._forester.grow(risk, recipes, apart, "all")
+            for risk, recipes in SHIPPED.items()
         }
         model = Calibrated(
             trees=Trees.from_lightgbm({k: v for k, v in grown.items() if v}, len(RISKS))
@@ -254,7 +254,7 @@ def _event2(p: Floats, died: NDArray[np.bool_]) -> float:
     return float(np.mean([metrics.event2(p[at], died[at]) for at in draws]))
 
 
-def transfer(table: Table, recipe: Recipe, work: Path, seed: int) -> dict[str, float]:
+def transfer(table: Table, recipes: Recipes, work: Path, seed: int) -> dict[str, float]:
     """Sepsis utility of trees where a hospital of 2019 was never seen, threshold of the other's.
 
     The threshold is chosen in cross-validation within the hospital that trained.
@@ -268,9 +268,9 @@ def transfer(table: Table, recipe: Recipe, work: Path, seed: int) -> dict[str, f
         here = known & (table.hospital == number)
         there = np.nonzero(known & (table.hospital == 1 - number))[0]
         held = here & (table.fold == 0)
-        chooser = forester.grow("sepsis", recipe, ~here | held, f"hospital {number} -0")
+        chooser = forester.grow("sepsis", recipes, ~here | held, f"hospital {number} -0")
         limit = metrics.best_threshold(told(chooser, table, np.nonzero(held)[0]), gain[held])
-        grown = forester.grow("sepsis", recipe, ~here, f"hospital {number}")
+        grown = forester.grow("sepsis", recipes, ~here, f"hospital {number}")
         alarm = told(grown, table, there) >= limit
         stays = np.split(np.arange(len(there)), np.nonzero(np.diff(table.stay[there]))[0] + 1)
         out[name] = metrics.utility([(table.labels[there[r], column], alarm[r]) for r in stays])

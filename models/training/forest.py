@@ -1,7 +1,8 @@
 """Boosted trees of every risk: grown on some folds of the patients, kept on disk by what made them.
 
-A risk's forest has members that differ in their seed, in the hours of a stay they see and in
-whether an hour counts for those that were not drawn; the mean of what they say is better than any.
+A risk's forest has members that differ in their seed, in the hours of a stay they see, in the size
+of their trees and in whether an hour counts for those that were not drawn; the mean of what they
+say is better than any.
 
 Axes: n rows of a table, m rows that train, Y all that trees ask.
 """
@@ -32,7 +33,7 @@ _BINS: Final = {"max_bin": 63, "verbose": -1, "num_threads": 1}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """How the trees of a risk grow.
+    """How some members of a risk's forest grow.
 
     Attributes:
         trees: Of one member.
@@ -70,11 +71,18 @@ class Recipe:
         }
 
 
-SHIPPED: Final = {
-    "sepsis": Recipe(trees=320, members=3, rate=0.045, per_stay=16),
-    "mortality": Recipe(trees=300, members=3, rate=0.03, leaves=15, least=100, ridge=20.0),
-    "hypotension": Recipe(trees=60, rate=0.15),
-    "hypoxaemia": Recipe(trees=60, rate=0.15),
+Recipes = tuple[Recipe, ...]
+"""Of all members of a risk's forest, which are numbered through."""
+SHIPPED: Final[dict[str, Recipes]] = {
+    "sepsis": (
+        Recipe(trees=320, members=3, rate=0.045, per_stay=16),
+        # Small trees know less of one hospital's habits by heart.
+        Recipe(trees=600, rate=0.03, leaves=8, least=400, per_stay=16),
+        Recipe(trees=400, rate=0.03, leaves=15, least=400, per_stay=16),
+    ),
+    "mortality": (Recipe(trees=300, members=3, rate=0.03, leaves=15, least=100, ridge=20.0),),
+    "hypotension": (Recipe(trees=60, rate=0.15),),
+    "hypoxaemia": (Recipe(trees=60, rate=0.15),),
 }
 
 
@@ -123,19 +131,19 @@ class Forester:
         self._mark = f"{EDITION} {rows} {seed}"
 
     def grow(
-        self, risk: str, recipe: Recipe, apart: NDArray[np.bool_], name: str
+        self, risk: str, recipes: Recipes, apart: NDArray[np.bool_], name: str
     ) -> list[lightgbm.Booster]:
         """The members of a forest; none where its rows know only one outcome.
 
         Args:
             risk: Which.
-            recipe: How.
+            recipes: How.
             apart: Rows that the trees must not see, bool[n].
             name: Names these rows on disk.
         """
         return [
             booster
-            for member in range(recipe.members)
+            for member, recipe in enumerate(one for one in recipes for _ in range(one.members))
             if (booster := self._member(risk, recipe, apart, name, member)) is not None
         ]
 

@@ -17,7 +17,7 @@ from models.training.dense import like
 from models.training.fit import Plan
 from models.training.forest import Recipe
 
-SMALL = {risk: Recipe(trees=6, leaves=7, least=10) for risk in RISKS}
+SMALL = {risk: (Recipe(trees=6, leaves=7, least=10),) for risk in RISKS}
 
 
 def test_a_dense_network_is_as_large_as_the_mixture() -> None:

@@ -21,7 +21,7 @@ from models.training.fit import Plan
 from models.training.forest import Recipe
 
 R = len(RISKS)
-SMALL = {risk: Recipe(trees=6, leaves=7, least=10, features=0.6) for risk in RISKS}
+SMALL = {risk: (Recipe(trees=6, leaves=7, least=10, features=0.6),) for risk in RISKS}
 
 
 @pytest.fixture(autouse=True)

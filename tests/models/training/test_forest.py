@@ -13,7 +13,7 @@ from models.training.cache import Table
 from models.training.forest import Forester, Recipe, targets, told
 from models.training.sample import hours
 
-SMALL = Recipe(trees=8, members=2, leaves=7, least=10)
+SMALL = (Recipe(trees=8, members=2, leaves=7, least=10),)
 MORTALITY = RISKS.index("mortality")
 
 
@@ -42,7 +42,18 @@ def test_trees_are_kept_on_disk(table: Table, tmp_path, monkeypatch: pytest.Monk
     monkeypatch.setattr(forest.lightgbm, "train", None)
     again = Forester(table, tmp_path, 1).grow("sepsis", SMALL, nothing, "all")
     assert [b.model_to_string() for b in again] == [b.model_to_string() for b in first]
-    assert len(first) == SMALL.members
+    assert len(first) == 2
+
+
+def test_members_of_several_recipes_make_one_forest(table: Table, tmp_path) -> None:
+    """Numbered through: the first keep their seeds, so that adding some grows none again."""
+    nothing = np.zeros(len(table.stay), np.bool_)
+    two = Forester(table, tmp_path, 1).grow("sepsis", SMALL, nothing, "all")
+    more = (*SMALL, Recipe(trees=5, leaves=3, least=10))
+    three = Forester(table, tmp_path, 1).grow("sepsis", more, nothing, "all")
+
+    assert [b.num_trees() for b in three] == [8, 8, 5]
+    assert [b.model_to_string() for b in three[:2]] == [b.model_to_string() for b in two]
 
 
 def test_one_outcome_grows_nothing(table: Table, tmp_path) -> None:
