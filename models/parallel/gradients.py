@@ -1,12 +1,15 @@
 """Gradient compression for slow links: a DDP communication hook that sends the largest entries
 only.
 
-Top-K with momentum correction, local gradient clipping, factor masking and warm-up, after Lin et
-al., "Deep Gradient
-Compression" (ICLR 2018, arXiv 1712.01887). Momentum lives in the hook: train with plain SGD
-(momentum 0). What is
-not sent, for its rank or for the rounding of its code, is kept and sent later, per parameter, so
-that it survives checkpoints and DDP's rebuilding of buckets. `sparse_code` says what an entry is on
+Top-K with momentum correction, local gradient clipping and warm-up, after Lin et al., "Deep
+Gradient Compression" (ICLR 2018, arXiv 1712.01887). Momentum lives in the hook: train with plain
+SGD (momentum 0). What is not sent, for its rank or for the rounding of its code, is kept and sent
+later, per parameter, so that it survives checkpoints and DDP's rebuilding of buckets.
+
+What is kept are updates, at the learning rate of the step that made them (Karimireddy et al.,
+arXiv 1901.09847): at a thousandth an entry waits for hundreds of steps, and a rate that falls
+meanwhile would take from what it is due. So what was sent and what is kept are together what dense
+training with momentum would have done with these gradients. `sparse_code` says what an entry is on
 the wire.
 """
 
@@ -43,6 +46,8 @@ class TopKConfig:
         warmup_steps: Steps over which the ratio falls exponentially from `warmup_ratio` to `ratio`.
         warmup_ratio: Share that the first step sends.
         value_bits: Of an entry's value on the wire: 8, in equal ratios, or 16, bfloat16.
+        masking: Forget the momentum of what was sent (section 3.3). It guards against momentum that
+            is stale, but slows down the entries that are sent most: up to 1 / (1 - momentum) times.
     """
 
     ratio: float = 0.001
@@ -51,6 +56,7 @@ class TopKConfig:
     warmup_steps: int = 0
     warmup_ratio: float = 0.25
     value_bits: ValueBits = 8
+    masking: bool = False
 
     def __post_init__(self) -> None:
         for name in ("ratio", "warmup_ratio"):
@@ -86,6 +92,8 @@ class TopKState:
         named_parameters: The model's, so that the state can be saved by name.
         config: How gradients are thinned out.
         group: The ranks; None for the default group.
+        optimiser: What takes the steps, whose learning rate may change; its rates must be positive.
+            Default: the rate is taken to stay as it is.
     """
 
     def __init__(
@@ -93,6 +101,7 @@ class TopKState:
         named_parameters: Iterable[tuple[str, nn.Parameter]],
         config: TopKConfig | None = None,
         group: dist.ProcessGroup | None = None,
+        optimiser: torch.optim.Optimizer | None = None,
     ) -> None:
         self.config = config or TopKConfig()
         self.group = group
@@ -102,6 +111,20 @@ class TopKState:
         self._parameters = dict(named_parameters)
         self._names = {parameter: name for name, parameter in self._parameters.items()}
         self._memory: dict[str, _Memory] = {}
+        groups = [] if optimiser is None else optimiser.param_groups
+        self._groups = {self._names[p]: one for one in groups for p in one["params"]}
+
+    def rate(self, parameter: nn.Parameter) -> float:
+        """Learning rate of the step to come; 1 where there is no optimiser.
+
+        Raises:
+            ValueError: It is not positive: nothing could be sent and later made good.
+        """
+        group = self._groups.get(self._names[parameter])
+        rate = 1.0 if group is None else float(group["lr"])
+        if rate <= 0:
+            raise ValueError(f"thinned-out gradients need a positive learning rate, not {rate}")
+        return rate
 
     def memory(self, parameter: nn.Parameter) -> _Memory:
         """What the parameter has not sent yet."""
@@ -156,22 +179,23 @@ def topk_hook(
         norm = torch.linalg.vector_norm(gradient)
         gradient = gradient * torch.clamp(config.clip_norm * world**0.5 / (norm + 1e-12), max=1.0)
     sizes = [parameter.numel() for parameter in parameters]
-    for memory, part in zip(memories, torch.split(gradient, sizes), strict=True):
+    rates = [state.rate(parameter) for parameter in parameters]
+    for memory, part, rate in zip(memories, torch.split(gradient, sizes), rates, strict=True):
         memory.velocity.mul_(config.momentum).add_(part)
-        memory.residual.add_(memory.velocity)
+        memory.residual.add_(memory.velocity, alpha=rate)
     residual = torch.cat([memory.residual for memory in memories])
     count = max(1, round(residual.numel() * config.ratio_at(state.step)))
     chosen = largest(residual, count)
     values = values_encode(residual[chosen], config.value_bits)
-    # What rounding loses stays behind; momentum of what was sent is masked (section 3.3).
+    # What rounding loses stays behind.
     residual[chosen] -= values_decode(values, config.value_bits)
-    sent = torch.zeros(residual.numel(), dtype=torch.bool, device=residual.device)
-    sent[chosen] = True
-    for memory, kept, mask in zip(
-        memories, torch.split(residual, sizes), torch.split(sent, sizes), strict=True
-    ):
+    for memory, kept in zip(memories, torch.split(residual, sizes), strict=True):
         memory.residual.copy_(kept)
-        memory.velocity.masked_fill_(mask, 0)
+    if config.masking:
+        sent = torch.zeros(residual.numel(), dtype=torch.bool, device=residual.device)
+        sent[chosen] = True
+        for memory, mask in zip(memories, torch.split(sent, sizes), strict=True):
+            memory.velocity.masked_fill_(mask, 0)
     code = torch.from_numpy(rice_encode(chosen.cpu().numpy(), residual.numel())).to(buffer.device)
     message = torch.cat([values, code])
     state.sent_bytes += message.numel() * (world - 1)
@@ -190,7 +214,10 @@ def topk_hook(
             indices = rice_decode(one[end:].cpu().numpy(), count, buffer.numel())
             part = values_decode(one[:end], config.value_bits)
             total.index_add_(0, torch.from_numpy(indices).to(buffer.device), part)
-        return total.div_(world).to(buffer.dtype)
+        # Updates that are due, as the gradient of which the optimiser makes them.
+        for part, rate in zip(torch.split(total, sizes), rates, strict=True):
+            part.div_(world * rate)
+        return total.to(buffer.dtype)
 
     future: torch.futures.Future[Tensor] = work.get_future().then(gather)
     return future
