@@ -14,7 +14,7 @@ the wire.
 """
 
 # No postponed annotations here: DDP compares the hook's annotation of `bucket` by identity.
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -168,21 +168,56 @@ def topk_hook(
     bucket: dist.GradBucket,  # type: ignore[name-defined]
 ) -> torch.futures.Future[Tensor]:
     """DDP communication hook: `ddp.register_comm_hook(TopKState(...), topk_hook)`."""
-    config, group = state.config, state.group
-    world = dist.get_world_size(group)
+    world = dist.get_world_size(state.group)
     buffer = bucket.buffer()
     parameters = list(bucket.parameters())
+    rates = [state.rate(parameter) for parameter in parameters]
+    message, count = thin(state, parameters, buffer.detach(), world)
+    state.sent_bytes += message.numel() * (world - 1)
+    state.dense_bytes += 2 * (world - 1) * buffer.numel() * buffer.element_size() // world
+    if bucket.is_last():
+        state.step += 1
+    # Straight to each rank: as many bytes as round a ring, and half of gloo's headers.
+    arrived = message.new_empty(world * message.numel())
+    work = dist.all_to_all_single(arrived, message.repeat(world), group=state.group, async_op=True)
+    assert work is not None  # only a process outside the group gets none
+
+    def gather(_: torch.futures.Future[Any]) -> Tensor:
+        bits = state.config.value_bits
+        total = summed(list(arrived.view(world, -1)), count, buffer.numel(), bits)
+        # Updates that are due, as the gradient of which the optimiser makes them.
+        sizes = [parameter.numel() for parameter in parameters]
+        for part, rate in zip(torch.split(total, sizes), rates, strict=True):
+            part.div_(world * rate)
+        return total.to(buffer.dtype)
+
+    future: torch.futures.Future[Tensor] = work.get_future().then(gather)
+    return future
+
+
+def thin(
+    state: TopKState, parameters: Sequence[nn.Parameter], gradient: Tensor, world: int
+) -> tuple[Tensor, int]:
+    """What one rank sends of a step, uint8, and how many entries that are; the rest is kept.
+
+    Args:
+        state: The rank's.
+        parameters: Those that the gradient is of.
+        gradient: The rank's own, flat.
+        world: How many ranks there are.
+    """
+    config, gradient = state.config, gradient.to(torch.float32)
     memories = [state.memory(parameter) for parameter in parameters]
-    gradient = buffer.detach().to(torch.float32)
+    sizes = [parameter.numel() for parameter in parameters]
     if config.clip_norm is not None:
         # Section 3.2, whose gradients are shares of the mean: 1 / world of what is held here.
         norm = torch.linalg.vector_norm(gradient)
         gradient = gradient * torch.clamp(config.clip_norm * world**0.5 / (norm + 1e-12), max=1.0)
-    sizes = [parameter.numel() for parameter in parameters]
-    rates = [state.rate(parameter) for parameter in parameters]
-    for memory, part, rate in zip(memories, torch.split(gradient, sizes), rates, strict=True):
+    for memory, part, parameter in zip(
+        memories, torch.split(gradient, sizes), parameters, strict=True
+    ):
         memory.velocity.mul_(config.momentum).add_(part)
-        memory.residual.add_(memory.velocity, alpha=rate)
+        memory.residual.add_(memory.velocity, alpha=state.rate(parameter))
     residual = torch.cat([memory.residual for memory in memories])
     count = max(1, round(residual.numel() * config.ratio_at(state.step)))
     chosen = largest(residual, count)
@@ -196,31 +231,20 @@ def topk_hook(
         sent[chosen] = True
         for memory, mask in zip(memories, torch.split(sent, sizes), strict=True):
             memory.velocity.masked_fill_(mask, 0)
-    code = torch.from_numpy(rice_encode(chosen.cpu().numpy(), residual.numel())).to(buffer.device)
-    message = torch.cat([values, code])
-    state.sent_bytes += message.numel() * (world - 1)
-    state.dense_bytes += 2 * (world - 1) * buffer.numel() * buffer.element_size() // world
-    if bucket.is_last():
-        state.step += 1
-    # Straight to each rank: as many bytes as round a ring, and half of gloo's headers.
-    arrived = message.new_empty(world * message.numel())
-    work = dist.all_to_all_single(arrived, message.repeat(world), group=group, async_op=True)
-    assert work is not None  # only a process outside the group gets none
-    end = values_bytes(count, config.value_bits)
+    code = torch.from_numpy(rice_encode(chosen.cpu().numpy(), residual.numel())).to(values.device)
+    return torch.cat([values, code]), count
 
-    def gather(_: torch.futures.Future[Any]) -> Tensor:
-        total = torch.zeros(buffer.numel(), dtype=torch.float32, device=buffer.device)
-        for one in arrived.view(world, -1):
-            indices = rice_decode(one[end:].cpu().numpy(), count, buffer.numel())
-            part = values_decode(one[:end], config.value_bits)
-            total.index_add_(0, torch.from_numpy(indices).to(buffer.device), part)
-        # Updates that are due, as the gradient of which the optimiser makes them.
-        for part, rate in zip(torch.split(total, sizes), rates, strict=True):
-            part.div_(world * rate)
-        return total.to(buffer.dtype)
 
-    future: torch.futures.Future[Tensor] = work.get_future().then(gather)
-    return future
+def summed(messages: Sequence[Tensor], count: int, entries: int, bits: ValueBits) -> Tensor:
+    """The sum of what ranks have sent of a step, float32[entries]."""
+    total = torch.zeros(entries, dtype=torch.float32, device=messages[0].device)
+    end = values_bytes(count, bits)
+    for one in messages:
+        indices = rice_decode(one[end:].cpu().numpy(), count, entries)
+        total.index_add_(
+            0, torch.from_numpy(indices).to(total.device), values_decode(one[:end], bits)
+        )
+    return total
 
 
 def largest(x: Tensor, count: int) -> Tensor:
