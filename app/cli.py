@@ -125,7 +125,7 @@ _SETS: Final[Any] = typer.Option(
 _LIMIT: Final[Any] = typer.Option(help="About how many stays of each set; default all.")
 
 
-@command("train", "data", "data_dir", "devices", "threads")
+@command("train", "data", "data_dir", "devices", "threads", "spread_experts")
 def train(
     settings: Settings,
     out: Annotated[Path | None, typer.Option(help="Where the weights and the card go.")] = None,
@@ -134,8 +134,15 @@ def train(
     epochs: Annotated[str, typer.Option(help="Passes over the rows.")] = "4",
     limit: Annotated[str | None, _LIMIT] = None,
     seed: Annotated[str, typer.Option(help="Of everything random.")] = "7",
+    ranks: Annotated[
+        str | None, typer.Option(help="Local processes, with --spread-experts; default 2.")
+    ] = None,
 ) -> None:
-    """Train the model on the recorded sets below --data; goes on where it was stopped."""
+    """Train the model on the recorded sets below --data; goes on where it was stopped.
+
+    With --spread-experts the network's experts lie over processes: --ranks of this machine, or
+    those that torchrun has started on several.
+    """
     _needs_data(settings)
     import_module("app.roles.train").train(
         settings,
@@ -145,6 +152,7 @@ def train(
         epochs=whole("epochs", epochs, 1),
         limit=None if limit is None else whole("limit", limit, 1),
         seed=whole("seed", seed, 0),
+        ranks=None if ranks is None else whole("ranks", ranks, 2),
     )
 
 

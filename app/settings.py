@@ -48,7 +48,9 @@ class Settings(BaseSettings):
     devices: str = Field("cpu", description="Devices, comma-separated: cpu,cpu or cuda:0,cuda:1.")
     threads: int = Field(1, ge=1, le=256, description="Threads of a CPU device's network.")
     spread_experts: bool = Field(
-        False, description="Spread the specialists over the devices, instead of a copy on each."
+        False,
+        description="Spread the specialists over the devices, or the ranks that train, "
+        "instead of a copy on each.",
     )
     group: str = Field("vitalstream", min_length=1, description="Prefix of the consumer groups.")
     partitions: int = Field(12, ge=1, le=10_000, description="Partitions of new topics.")

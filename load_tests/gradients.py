@@ -17,7 +17,9 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,7 +34,7 @@ from models.features import Features
 from models.federated.lesson import disturbed
 from models.network import RISKS, Network, NetworkConfig
 from models.parallel import ranks
-from models.parallel.gradients import TopKConfig, TopKState, topk_hook
+from models.parallel.gradients import TopKConfig, TopKState, summed, thin, topk_hook
 from models.training.cache import SETS, build
 from models.training.evaluate import part, without_outcome
 
@@ -40,6 +42,7 @@ CLIP: Final = 1.0
 CHUNK: Final = 8192
 COLUMNS: Final = ("signals", "minutes", "case", "labels")
 Rows = dict[str, np.ndarray[Any, Any]]
+Backward = Callable[[Rows, Any], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,9 +59,17 @@ class Plan:
     warmup: float
 
 
-def train(folder: str, plan: Plan, seed: int, compressed: bool) -> dict[str, Any]:
-    """One training of all ranks; rank 0 tells AUROCs, bytes and time."""
-    world, rank = dist.get_world_size(), dist.get_rank()
+def train(folder: str, plan: Plan, seed: int, compressed: bool, played: int) -> dict[str, Any]:
+    """One training of all ranks; AUROCs, bytes and time, as rank 0 tells them.
+
+    Args:
+        folder: Of the rows.
+        plan: What trainings share.
+        seed: Of weights, order and what is hidden.
+        compressed: Whether gradients are thinned out.
+        played: How many ranks this process plays; 0: it is one of those that are there.
+    """
+    world, rank = (played, 0) if played else (dist.get_world_size(), dist.get_rank())
     rows, test = (_mapped(Path(folder) / name) for name in ("train", "test"))
     torch.manual_seed(seed)
     network = Network(NetworkConfig())
@@ -68,44 +79,51 @@ def train(folder: str, plan: Plan, seed: int, compressed: bool) -> dict[str, Any
     base = torch.tensor(np.clip(np.nan_to_num(rates, nan=0.1), 1e-3, 0.5), dtype=torch.float32)
     with torch.no_grad():
         network.experts.head.bias.copy_(torch.logit(base))
-    torch.manual_seed(seed * 1000 + rank)  # of what is hidden
     steps = len(rows["labels"]) // plan.batch
     total = steps * plan.epochs
-    ddp = DistributedDataParallel(network, forward_sync_buffers=False)
     config = TopKConfig(
         ratio=plan.ratio,
         momentum=plan.momentum,
         clip_norm=CLIP,
         warmup_steps=int(plan.warmup * total),
     )
-    if compressed:
-        ddp.register_comm_hook(TopKState(network.named_parameters(), config), topk_hook)
     optimiser = torch.optim.SGD(
-        ddp.parameters(), plan.rate, momentum=0.0 if compressed else plan.momentum
+        network.parameters(), plan.rate, momentum=0.0 if compressed else plan.momentum
     )
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser, plan.rate, total_steps=total, pct_start=0.15, cycle_momentum=False
     )
+    states = [
+        TopKState(network.named_parameters(), config, optimiser=optimiser)
+        for _ in range(max(1, played) if compressed else 0)
+    ]
+    backward: Backward
+    if played:
+        backward = Played(network, states, played, seed)
+    else:
+        torch.manual_seed(seed * 1000 + rank)  # of what is hidden
+        ddp = DistributedDataParallel(network, forward_sync_buffers=False)
+        if compressed:
+            ddp.register_comm_hook(states[0], topk_hook)
+        backward = partial(_own, ddp, network, rank, world)
     network.train()
-    sent, settled, start = 0, 0, time.perf_counter()
+    first = settled = _sent(played)
+    start = time.perf_counter()
     for epoch in range(plan.epochs):
         order = np.random.default_rng((seed, epoch)).permutation(len(rows["labels"]))
         for step in range(steps):
-            mine = order[step * plan.batch : (step + 1) * plan.batch][rank::world]
-            before = ranks.socket_bytes()
-            loss = _loss(ddp, network, rows, np.sort(mine))
+            if epoch * steps + step == config.warmup_steps:
+                settled = _sent(played)
             optimiser.zero_grad()
-            loss.backward()
+            backward(rows, order[step * plan.batch : (step + 1) * plan.batch])
             if not compressed:
                 torch.nn.utils.clip_grad_norm_(network.parameters(), CLIP)
             optimiser.step()
             schedule.step()
-            if epoch * steps + step >= config.warmup_steps:
-                sent += ranks.socket_bytes() - before
-                settled += 1
-    took = time.perf_counter() - start
+    took, last = time.perf_counter() - start, _sent(played)
     said: dict[str, Any] = {"seed": seed, "compressed": compressed, "seconds": round(took, 1)}
-    said["bytes_a_step"] = round(sent / settled)
+    said["bytes_a_step"] = round((last - settled) / (total - config.warmup_steps))
+    said["bytes_overall"] = last - first
     if rank == 0:
         network.eval()
         with torch.inference_mode():
@@ -118,13 +136,68 @@ def train(folder: str, plan: Plan, seed: int, compressed: bool) -> dict[str, Any
     return said
 
 
-def trainings(device: torch.device, folder: str, plan: Plan, seeds: int) -> list[dict[str, Any]]:
+class Played:
+    """The gradient that ranks would have agreed on, worked out by one process for all of them.
+
+    The same arithmetic by the same functions; only that nothing travels.
+    """
+
+    def __init__(self, network: Network, states: list[TopKState], world: int, seed: int) -> None:
+        self._network, self._states, self._world = network, states, world
+        self._parameters = list(network.parameters())
+        self._random = []
+        for rank in range(world):  # of what is hidden, each rank's own
+            torch.manual_seed(seed * 1000 + rank)
+            self._random.append(torch.get_rng_state())
+
+    def __call__(self, rows: Rows, at: Any) -> None:
+        """The mean gradient of a batch's rows."""
+        sizes = [parameter.numel() for parameter in self._parameters]
+        parts, count = [], 0
+        for rank in range(self._world):
+            torch.set_rng_state(self._random[rank])
+            self._network.zero_grad()
+            _own(self._network, self._network, rank, self._world, rows, at)
+            self._random[rank] = torch.get_rng_state()
+            parts.append(torch.cat([_gradient(p).reshape(-1) for p in self._parameters]))
+            if self._states:
+                state = self._states[rank]
+                parts[-1], count = thin(state, self._parameters, parts[-1], self._world)
+                state.step += 1
+        if self._states:
+            bits = self._states[0].config.value_bits
+            total = summed(parts, count, sum(sizes), bits) / self._world
+            total /= self._states[0].rate(self._parameters[0])
+        else:
+            total = torch.stack(parts).mean(0)
+        for parameter, mean in zip(self._parameters, torch.split(total, sizes), strict=True):
+            parameter.grad = mean.view_as(parameter).clone()
+
+
+def _own(
+    model: torch.nn.Module, network: Network, rank: int, world: int, rows: Rows, at: Any
+) -> None:
+    """A rank's gradient of its part of a batch."""
+    _loss(model, network, rows, np.sort(at[rank::world])).backward()
+
+
+def _gradient(parameter: torch.nn.Parameter) -> torch.Tensor:
+    return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+
+
+def _sent(played: int) -> int:
+    return 0 if played else ranks.socket_bytes()
+
+
+def trainings(
+    device: torch.device | None, folder: str, plan: Plan, seeds: Sequence[int], played: int = 0
+) -> list[dict[str, Any]]:
     """Dense and thinned-out, seed by seed, in the same processes."""
     found = []
-    for seed in range(seeds):
+    for seed in seeds:
         for compressed in (False, True):
-            found.append(train(folder, plan, seed, compressed))
-            if dist.get_rank() == 0:
+            found.append(train(folder, plan, seed, compressed, played))
+            if played or dist.get_rank() == 0:
                 print(json.dumps(found[-1]), flush=True)
     return found
 
@@ -134,8 +207,8 @@ def _inputs(rows: Rows, at: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tens
     return signals, minutes, case
 
 
-def _loss(ddp: DistributedDataParallel, network: Network, rows: Rows, at: Any) -> torch.Tensor:
-    said = ddp(*disturbed(network, _inputs(rows, at)))
+def _loss(model: torch.nn.Module, network: Network, rows: Rows, at: Any) -> torch.Tensor:
+    said = model(*disturbed(network, _inputs(rows, at)))
     label = torch.from_numpy(rows["labels"][at].astype(np.float32))
     known = label >= 0
     each = binary_cross_entropy_with_logits(said.logits, label.clamp(0), reduction="none")
@@ -173,7 +246,13 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True, help="Folder for rows and results.")
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--ranks", type=int, default=4)
+    parser.add_argument(
+        "--in-process",
+        action="store_true",
+        help="One process plays all ranks: a third of the processor time, and no bytes to count.",
+    )
     parser.add_argument("--rows", type=int, default=1_200_000)
     parser.add_argument("--test-rows", type=int, default=200_000)
     parser.add_argument("--batch", type=int, default=256)
@@ -187,7 +266,12 @@ def main() -> None:
     if not (given.work / "features.pt").exists():
         prepare(given.data, given.cache, given.work, plan)
     print(json.dumps(asdict(plan)), flush=True)
-    found = ranks.run(trainings, given.ranks, str(given.work), plan, given.seeds)
+    seeds = range(given.first_seed, given.first_seed + given.seeds)
+    if given.in_process:
+        torch.set_num_threads(1)
+        found = trainings(None, str(given.work), plan, seeds, given.ranks)
+    else:
+        found = ranks.run(trainings, given.ranks, str(given.work), plan, seeds)
     dense, thin = ([f for f in found if f["compressed"] is c] for c in (False, True))
     scores = [np.array([[f[name] for name in RISKS] for f in side]) for side in (dense, thin)]
     scores = [np.c_[one, one.mean(1)] for one in scores]
@@ -199,8 +283,11 @@ def main() -> None:
             f"{name:12s} dense {before.mean():.4f} thinned {after.mean():.4f} "
             f"{off.mean():+.4f} (standard error {error:.4f})"
         )
-    sent = [float(np.mean([f["bytes_a_step"] for f in side])) for side in (dense, thin)]
-    print(f"bytes a step {sent[0]:.0f} {sent[1]:.0f}: {sent[0] / sent[1]:.0f} times fewer")
+    if given.in_process:
+        return
+    for what, column in (("a step", "bytes_a_step"), ("with the warm-up", "bytes_overall")):
+        sent = [float(np.mean([f[column] for f in side])) for side in (dense, thin)]
+        print(f"bytes {what} {sent[0]:.0f} {sent[1]:.0f}: {sent[0] / sent[1]:.0f} times fewer")
 
 
 if __name__ == "__main__":

@@ -5,8 +5,6 @@ On several machines the ranks are started by `torchrun -m models.parallel.train`
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -14,7 +12,7 @@ import typer
 
 from app.failures import BadSetting
 from app.options import whole
-from app.settings import ranks_on_loopback
+from app.roles.ranks import torchrun
 
 
 def train(
@@ -62,13 +60,8 @@ def train(
         "fresh": None if fresh is None else str(whole("fresh", fresh, 0)),
     }
     options = [part for k, v in given.items() if v is not None for part in (f"--{k}", v)]
-    ranks_on_loopback()
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--rdzv-backend", "c10d"]
-    torchrun += ["--rdzv-endpoint", "127.0.0.1:0", "--local-addr", "127.0.0.1"]
-    torchrun += ["--nproc-per-node", str(whole("ranks", ranks, 1)), "-m", "models.parallel.train"]
-    done = subprocess.run([*torchrun, *options, *(["--experts"] if experts else [])], check=False)
-    if done.returncode:
-        raise SystemExit(1)
+    options += ["--experts"] if experts else []
+    torchrun(whole("ranks", ranks, 1), "models.parallel.train", options)
     typer.echo(f"model {out / 'model.safetensors'}")
 
 

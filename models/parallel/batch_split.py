@@ -91,4 +91,6 @@ class BatchSplit(nn.Module):
         logits, gate, share, novelty = torch.split(
             every.cpu(), [len(RISKS), len(EXPERTS), len(EXPERTS), 1], 1
         )
+        # A gate that is kept as it is has no gradient, and no loss of its own.
+        gate = gate if said.gate.requires_grad else gate.detach()
         return Said(logits, gate, share, novelty[:, 0], said.hidden)

@@ -1,17 +1,20 @@
 """Gradient compression for slow links: a DDP communication hook that sends the largest entries
 only.
 
-Top-K with momentum correction, local gradient clipping, factor masking and warm-up, after Lin et
-al., "Deep Gradient
-Compression" (ICLR 2018, arXiv 1712.01887). Momentum lives in the hook: train with plain SGD
-(momentum 0). What is
-not sent, for its rank or for the rounding of its code, is kept and sent later, per parameter, so
-that it survives checkpoints and DDP's rebuilding of buckets. `sparse_code` says what an entry is on
+Top-K with momentum correction, local gradient clipping and warm-up, after Lin et al., "Deep
+Gradient Compression" (ICLR 2018, arXiv 1712.01887). Momentum lives in the hook: train with plain
+SGD (momentum 0). What is not sent, for its rank or for the rounding of its code, is kept and sent
+later, per parameter, so that it survives checkpoints and DDP's rebuilding of buckets.
+
+What is kept are updates, at the learning rate of the step that made them (Karimireddy et al.,
+arXiv 1901.09847): at a thousandth an entry waits for hundreds of steps, and a rate that falls
+meanwhile would take from what it is due. So what was sent and what is kept are together what dense
+training with momentum would have done with these gradients. `sparse_code` says what an entry is on
 the wire.
 """
 
 # No postponed annotations here: DDP compares the hook's annotation of `bucket` by identity.
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,6 +46,8 @@ class TopKConfig:
         warmup_steps: Steps over which the ratio falls exponentially from `warmup_ratio` to `ratio`.
         warmup_ratio: Share that the first step sends.
         value_bits: Of an entry's value on the wire: 8, in equal ratios, or 16, bfloat16.
+        masking: Forget the momentum of what was sent (section 3.3). It guards against momentum that
+            is stale, but slows down the entries that are sent most: up to 1 / (1 - momentum) times.
     """
 
     ratio: float = 0.001
@@ -51,6 +56,7 @@ class TopKConfig:
     warmup_steps: int = 0
     warmup_ratio: float = 0.25
     value_bits: ValueBits = 8
+    masking: bool = False
 
     def __post_init__(self) -> None:
         for name in ("ratio", "warmup_ratio"):
@@ -86,6 +92,8 @@ class TopKState:
         named_parameters: The model's, so that the state can be saved by name.
         config: How gradients are thinned out.
         group: The ranks; None for the default group.
+        optimiser: What takes the steps, whose learning rate may change; its rates must be positive.
+            Default: the rate is taken to stay as it is.
     """
 
     def __init__(
@@ -93,6 +101,7 @@ class TopKState:
         named_parameters: Iterable[tuple[str, nn.Parameter]],
         config: TopKConfig | None = None,
         group: dist.ProcessGroup | None = None,
+        optimiser: torch.optim.Optimizer | None = None,
     ) -> None:
         self.config = config or TopKConfig()
         self.group = group
@@ -102,6 +111,20 @@ class TopKState:
         self._parameters = dict(named_parameters)
         self._names = {parameter: name for name, parameter in self._parameters.items()}
         self._memory: dict[str, _Memory] = {}
+        groups = [] if optimiser is None else optimiser.param_groups
+        self._groups = {self._names[p]: one for one in groups for p in one["params"]}
+
+    def rate(self, parameter: nn.Parameter) -> float:
+        """Learning rate of the step to come; 1 where there is no optimiser.
+
+        Raises:
+            ValueError: It is not positive: nothing could be sent and later made good.
+        """
+        group = self._groups.get(self._names[parameter])
+        rate = 1.0 if group is None else float(group["lr"])
+        if rate <= 0:
+            raise ValueError(f"thinned-out gradients need a positive learning rate, not {rate}")
+        return rate
 
     def memory(self, parameter: nn.Parameter) -> _Memory:
         """What the parameter has not sent yet."""
@@ -145,55 +168,83 @@ def topk_hook(
     bucket: dist.GradBucket,  # type: ignore[name-defined]
 ) -> torch.futures.Future[Tensor]:
     """DDP communication hook: `ddp.register_comm_hook(TopKState(...), topk_hook)`."""
-    config, group = state.config, state.group
-    world = dist.get_world_size(group)
+    world = dist.get_world_size(state.group)
     buffer = bucket.buffer()
     parameters = list(bucket.parameters())
-    memories = [state.memory(parameter) for parameter in parameters]
-    gradient = buffer.detach().to(torch.float32)
-    if config.clip_norm is not None:
-        # Section 3.2, whose gradients are shares of the mean: 1 / world of what is held here.
-        norm = torch.linalg.vector_norm(gradient)
-        gradient = gradient * torch.clamp(config.clip_norm * world**0.5 / (norm + 1e-12), max=1.0)
-    sizes = [parameter.numel() for parameter in parameters]
-    for memory, part in zip(memories, torch.split(gradient, sizes), strict=True):
-        memory.velocity.mul_(config.momentum).add_(part)
-        memory.residual.add_(memory.velocity)
-    residual = torch.cat([memory.residual for memory in memories])
-    count = max(1, round(residual.numel() * config.ratio_at(state.step)))
-    chosen = largest(residual, count)
-    values = values_encode(residual[chosen], config.value_bits)
-    # What rounding loses stays behind; momentum of what was sent is masked (section 3.3).
-    residual[chosen] -= values_decode(values, config.value_bits)
-    sent = torch.zeros(residual.numel(), dtype=torch.bool, device=residual.device)
-    sent[chosen] = True
-    for memory, kept, mask in zip(
-        memories, torch.split(residual, sizes), torch.split(sent, sizes), strict=True
-    ):
-        memory.residual.copy_(kept)
-        memory.velocity.masked_fill_(mask, 0)
-    code = torch.from_numpy(rice_encode(chosen.cpu().numpy(), residual.numel())).to(buffer.device)
-    message = torch.cat([values, code])
+    rates = [state.rate(parameter) for parameter in parameters]
+    message, count = thin(state, parameters, buffer.detach(), world)
     state.sent_bytes += message.numel() * (world - 1)
     state.dense_bytes += 2 * (world - 1) * buffer.numel() * buffer.element_size() // world
     if bucket.is_last():
         state.step += 1
     # Straight to each rank: as many bytes as round a ring, and half of gloo's headers.
     arrived = message.new_empty(world * message.numel())
-    work = dist.all_to_all_single(arrived, message.repeat(world), group=group, async_op=True)
+    work = dist.all_to_all_single(arrived, message.repeat(world), group=state.group, async_op=True)
     assert work is not None  # only a process outside the group gets none
-    end = values_bytes(count, config.value_bits)
 
     def gather(_: torch.futures.Future[Any]) -> Tensor:
-        total = torch.zeros(buffer.numel(), dtype=torch.float32, device=buffer.device)
-        for one in arrived.view(world, -1):
-            indices = rice_decode(one[end:].cpu().numpy(), count, buffer.numel())
-            part = values_decode(one[:end], config.value_bits)
-            total.index_add_(0, torch.from_numpy(indices).to(buffer.device), part)
-        return total.div_(world).to(buffer.dtype)
+        bits = state.config.value_bits
+        total = summed(list(arrived.view(world, -1)), count, buffer.numel(), bits)
+        # Updates that are due, as the gradient of which the optimiser makes them.
+        sizes = [parameter.numel() for parameter in parameters]
+        for part, rate in zip(torch.split(total, sizes), rates, strict=True):
+            part.div_(world * rate)
+        return total.to(buffer.dtype)
 
     future: torch.futures.Future[Tensor] = work.get_future().then(gather)
     return future
+
+
+def thin(
+    state: TopKState, parameters: Sequence[nn.Parameter], gradient: Tensor, world: int
+) -> tuple[Tensor, int]:
+    """What one rank sends of a step, uint8, and how many entries that are; the rest is kept.
+
+    Args:
+        state: The rank's.
+        parameters: Those that the gradient is of.
+        gradient: The rank's own, flat.
+        world: How many ranks there are.
+    """
+    config, gradient = state.config, gradient.to(torch.float32)
+    memories = [state.memory(parameter) for parameter in parameters]
+    sizes = [parameter.numel() for parameter in parameters]
+    if config.clip_norm is not None:
+        # Section 3.2, whose gradients are shares of the mean: 1 / world of what is held here.
+        norm = torch.linalg.vector_norm(gradient)
+        gradient = gradient * torch.clamp(config.clip_norm * world**0.5 / (norm + 1e-12), max=1.0)
+    for memory, part, parameter in zip(
+        memories, torch.split(gradient, sizes), parameters, strict=True
+    ):
+        memory.velocity.mul_(config.momentum).add_(part)
+        memory.residual.add_(memory.velocity, alpha=state.rate(parameter))
+    residual = torch.cat([memory.residual for memory in memories])
+    count = max(1, round(residual.numel() * config.ratio_at(state.step)))
+    chosen = largest(residual, count)
+    values = values_encode(residual[chosen], config.value_bits)
+    # What rounding loses stays behind.
+    residual[chosen] -= values_decode(values, config.value_bits)
+    for memory, kept in zip(memories, torch.split(residual, sizes), strict=True):
+        memory.residual.copy_(kept)
+    if config.masking:
+        sent = torch.zeros(residual.numel(), dtype=torch.bool, device=residual.device)
+        sent[chosen] = True
+        for memory, mask in zip(memories, torch.split(sent, sizes), strict=True):
+            memory.velocity.masked_fill_(mask, 0)
+    code = torch.from_numpy(rice_encode(chosen.cpu().numpy(), residual.numel())).to(values.device)
+    return torch.cat([values, code]), count
+
+
+def summed(messages: Sequence[Tensor], count: int, entries: int, bits: ValueBits) -> Tensor:
+    """The sum of what ranks have sent of a step, float32[entries]."""
+    total = torch.zeros(entries, dtype=torch.float32, device=messages[0].device)
+    end = values_bytes(count, bits)
+    for one in messages:
+        indices = rice_decode(one[end:].cpu().numpy(), count, entries)
+        total.index_add_(
+            0, torch.from_numpy(indices).to(total.device), values_decode(one[:end], bits)
+        )
+    return total
 
 
 def largest(x: Tensor, count: int) -> Tensor:

@@ -199,8 +199,11 @@ def expert_parallel(
 
 
 def add_gradients(parameters: Iterable[nn.Parameter], group: dist.ProcessGroup) -> None:
-    """Sums of the gradients over the ranks, in one reduction; a missing one counts as zero."""
-    own = list(parameters)
+    """Sums of the gradients over the ranks, in one reduction; a missing one counts as zero.
+
+    What is kept as it is has none, and is given none: a zero would let it decay.
+    """
+    own = [one for one in parameters if one.requires_grad]
     for one in own:
         if one.grad is None:
             one.grad = torch.zeros_like(one)

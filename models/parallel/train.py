@@ -102,12 +102,6 @@ class Stepper:
             trained = self._inner = self._split = expert_parallel(network, group, top=plan.top)
         elif group is not None:
             trained = DistributedDataParallel(network, process_group=group, broadcast_buffers=False)
-            if plan.ratio is not None:
-                warm = int(WARMUP * (steps or 0))
-                config = TopKConfig(ratio=plan.ratio, clip_norm=plan.clip, warmup_steps=warm)
-                trained.register_comm_hook(
-                    TopKState(network.named_parameters(), config, group), topk_hook
-                )
         averaged = isinstance(trained, DistributedDataParallel)
         self._network = BatchSplit(trained, group, averaged=averaged)
         parameters = list(self._inner.parameters())
@@ -116,6 +110,12 @@ class Stepper:
             self._optimiser = torch.optim.AdamW(parameters, plan.rate, weight_decay=plan.decay)
         else:  # momentum lives in the hook, over what the ranks have not sent yet
             self._optimiser = torch.optim.SGD(parameters, plan.rate)
+            if isinstance(trained, DistributedDataParallel):
+                warm = int(WARMUP * (steps or 0))
+                config = TopKConfig(ratio=plan.ratio, clip_norm=plan.clip, warmup_steps=warm)
+                named = network.named_parameters()
+                state = TopKState(named, config, group, self._optimiser)
+                trained.register_comm_hook(state, topk_hook)
         self._schedule = (
             None
             if steps is None
@@ -181,13 +181,20 @@ def train(
     return stepper.whole().eval(), losses
 
 
-def joined() -> tuple[dist.ProcessGroup, torch.device]:
-    """All ranks that `torchrun` started, joined by the best way there is, and this one's device."""
+def joined(
+    device: str | None = None, timeout_s: float = 600.0
+) -> tuple[dist.ProcessGroup, torch.device]:
+    """All ranks that `torchrun` started, joined by the best way there is, and this one's device.
+
+    Args:
+        device: Where tensors live; default: a CUDA device where there is one.
+        timeout_s: How long a rank waits for the others in a collective.
+    """
     store, rank, world = next(dist.rendezvous("env://"))  # type: ignore[attr-defined]
-    count = torch.cuda.device_count()
+    count = torch.cuda.device_count() if device is None else 0
     place = torch.device("cuda", dist.get_node_local_rank() % count if count else 0)
-    place = place if count else torch.device("cpu")
-    transport.open_group(store, rank, world, place)
+    place = place if count else torch.device(device or "cpu")
+    transport.open_group(store, rank, world, place, timeout_s=timeout_s)
     assert dist.group.WORLD is not None
     return dist.group.WORLD, place
 

@@ -27,7 +27,7 @@ from models.network import RISKS
 from models.training import blend, metrics
 from models.training.cache import SETS, Table
 from models.training.evaluate import DECISION_HOUR, by_stay, last_rows
-from models.training.fit import Plan, fit, logits_of
+from models.training.fit import Fitter, Plan, fit, logits_of
 from models.training.forest import SHIPPED, Forester, Recipes, told
 from models.training.sample import hours
 from models.training.split import PARTS
@@ -65,10 +65,14 @@ class Crossing:
         features: With their typical values.
         plan: Of the networks.
         work: Folder of what is kept.
+        fitted: What fits a network: `fit`, or that of a team of ranks.
     """
 
-    def __init__(self, table: Table, features: Features, plan: Plan, work: Path) -> None:
+    def __init__(
+        self, table: Table, features: Features, plan: Plan, work: Path, fitted: Fitter = fit
+    ) -> None:
         self.table, self._features, self._plan, self._work = table, features, plan, work
+        self._fit = fitted
         self._forester = Forester(table, work, plan.seed)
         self.folds = int(table.fold.max()) + 1
         self._drawn = hours(table, plan.seed)[0]
@@ -120,7 +124,7 @@ class Crossing:
 
         def made() -> Floats:
             rows = self.table.select(self._drawn[self.table.fold[self._drawn] != fold])
-            network = fit(rows, self._features, self._plan, self._work, self.taught(fold))
+            network = self._fit(rows, self._features, self._plan, self._work, self.taught(fold))
             return logits_of(network, self.table.select(self.table.fold == fold))[0]
 
         return self._kept(f"network-{fold}", made)
@@ -152,7 +156,9 @@ class Crossing:
         for risk in TAUGHT:
             column = RISKS.index(risk)
             taught[:, column] = 1 / (1 + np.exp(-said.alone[keep, column]))
-        model.network = fit(table.select(keep), self._features, self._plan, self._work, taught)
+        model.network = self._fit(
+            table.select(keep), self._features, self._plan, self._work, taught
+        )
         blend.settle(model.calibration, table, said.network, said.trees, self._plan.seed)
         return model.eval()
 

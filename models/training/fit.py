@@ -14,13 +14,14 @@ from __future__ import annotations
 import hashlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from rich.progress import Progress
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributed import ProcessGroup
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from models.features import HIDEABLE, UNIT_MISSING, Features
@@ -29,15 +30,12 @@ from models.training import gate
 from models.training.cache import Table
 from models.training.dense import like
 from models.training.forest import LATE, LATE_FROM
+from models.training.learner import Alone, Learner
 from models.training.metrics import gains
 
 _RECIPE: Final = 5
 """Counts changes of what is below: a state of another recipe is not gone on with."""
 _BATCH: Final = 1024
-_RATE: Final = 2e-3
-_DECAY: Final = 0.3
-_AVERAGE: Final = 0.998
-"""What the average of the weights keeps at each step."""
 _HIDE: Final = 0.4
 _DROP: Final = 0.1
 """Of signals, made never measured; so that the network does without any of them."""
@@ -55,6 +53,19 @@ class Plan:
 
     epochs: int = 8
     seed: int = 7
+
+
+class Fitter(Protocol):
+    """Trains a network; see `fit`."""
+
+    def __call__(
+        self,
+        table: Table,
+        features: Features,
+        plan: Plan,
+        work: Path,
+        taught: NDArray[np.float32] | None = None,
+    ) -> Network: ...
 
 
 def logits_of(network: Network, table: Table) -> tuple[NDArray[np.float64], ...]:
@@ -134,11 +145,6 @@ class _Lesson:
         return total.sum()
 
 
-def _averaged(average: Tensor, new: Tensor, count: Tensor | int) -> Tensor:
-    """The plain average of the first steps, then one that forgets."""
-    return average + (new - average) * max(1.0 - _AVERAGE, 1.0 / (float(count) + 1.0))
-
-
 def _mean(each: Tensor, known: Tensor) -> Tensor:
     """Mean of each column by the rows' weights; 0 where none is known."""
     return (each * known).sum(0) / known.sum(0).clamp(1)
@@ -152,8 +158,9 @@ def fit(
     taught: NDArray[np.float32] | None = None,
     *,
     dense: bool = False,
+    group: ProcessGroup | None = None,
 ) -> Network:
-    """The trained network, in serving mode.
+    """The trained network, in serving mode; with a group a collective.
 
     Args:
         table: Rows of the training part only.
@@ -162,7 +169,14 @@ def fit(
         work: Folder of the resumable state.
         taught: What trees say of the rows, see `teacher.teach`.
         dense: Without a mixture, of as many parameters; what an ablation compares with.
+        group: Ranks that own an expert each; all of them give the same rows. The first one keeps
+            the state.
+
+    Raises:
+        ValueError: A network without a mixture, or of a rank alone, is to be spread.
     """
+    if dense and group is not None:
+        raise ValueError("a network without a mixture has no experts to spread over ranks")
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
     torch.manual_seed(plan.seed)
@@ -178,64 +192,62 @@ def fit(
         network.experts.head.bias.copy_(torch.logit(base))
     if not dense:
         gate.teach(network, table, plan.seed)
-    optimiser = torch.optim.AdamW(network.parameters(), _RATE, weight_decay=_DECAY)
     steps = -(-len(table.stay) // _BATCH)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, _RATE, total_steps=steps * plan.epochs, pct_start=0.15
-    )
+    learner, over = _learner(network, steps * plan.epochs, group)
     lesson = _Lesson.of(table, taught)
-    average = torch.optim.swa_utils.AveragedModel(network, avg_fn=_averaged)
     rows = f"{len(table.stay)} {table.labels.sum()} {taught is None}"
-    kind = " dense" if dense else ""
+    kind = (" dense" if dense else "") + over
     mark = hashlib.sha256(f"{_RECIPE} {plan} {rows}{kind}".encode()).hexdigest()
     state = work / f"state-{mark[:12]}.pt"
-    work.mkdir(parents=True, exist_ok=True)
-    done = 0
-    if state.exists():
-        found = torch.load(state, weights_only=True)
-        network.load_state_dict(found["network"])
-        average.load_state_dict(found["average"])
-        optimiser.load_state_dict(found["optimiser"])
-        schedule.load_state_dict(found["schedule"])
-        done = int(found["epochs"])
-    with Progress() as progress:
+    done = _resumed(learner, state, group)
+    with Progress(disable=not learner.leads) as progress:
         task = progress.add_task("training", total=plan.epochs * steps, completed=done * steps)
         for epoch in range(done, plan.epochs):
             rng = np.random.default_rng((plan.seed, epoch))
             torch.manual_seed(plan.seed * 1000 + epoch)
             order = rng.permutation(len(table.stay))
-            network.train()
+            learner.network.train()
             total = 0.0
             for start in range(0, len(order), _BATCH):
-                loss = _loss(network, table, np.sort(order[start : start + _BATCH]), lesson)
-                optimiser.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
-                torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-                optimiser.step()
-                schedule.step()
-                average.update_parameters(network)
+                at = np.sort(order[start : start + _BATCH])
+                loss = _loss(learner.network, table, at, lesson)
+                learner.step(loss)
                 total += float(loss.detach())
                 progress.advance(task)
             progress.update(task, description=f"epoch {epoch + 1}: loss {total / steps:.4f}")
-            part = state.with_suffix(".part")
-            torch.save(
-                {
-                    "network": network.state_dict(),
-                    "average": average.state_dict(),
-                    "optimiser": optimiser.state_dict(),
-                    "schedule": schedule.state_dict(),
-                    "epochs": epoch + 1,
-                },
-                part,
-            )
-            part.replace(state)
-    trained = average.module
-    assert isinstance(trained, Network)
-    return trained.eval()
+            kept = learner.state()
+            if learner.leads:
+                work.mkdir(parents=True, exist_ok=True)
+                part = state.with_suffix(".part")
+                torch.save(kept | {"epochs": epoch + 1}, part)
+                part.replace(state)
+    return learner.trained()
+
+
+def _learner(network: Network, steps: int, group: ProcessGroup | None) -> tuple[Learner, str]:
+    """What trains a network whose gate is taught, and what a state's name says of it."""
+    if group is None:
+        return Alone(network, steps), ""
+    # Imported here: who trains alone needs no ranks.
+    from models.parallel.spread import Spread, alike
+
+    alike(network, group)
+    return Spread(network, steps, group), f" over {group.size()}"
+
+
+def _resumed(learner: Learner, state: Path, group: ProcessGroup | None) -> int:
+    """Go on from a state that the leading process has; how many epochs it has seen."""
+    found = torch.load(state, weights_only=True) if learner.leads and state.exists() else {}
+    done = torch.tensor([int(found.pop("epochs", 0))])
+    if group is not None:
+        torch.distributed.broadcast(done, group=group, group_src=0)
+    if done:
+        learner.load(found)
+    return int(done)
 
 
 def _loss(
-    network: Network, table: Table, at: NDArray[np.int64], lesson: _Lesson | None = None
+    network: nn.Module, table: Table, at: NDArray[np.int64], lesson: _Lesson | None = None
 ) -> Tensor:
     """Loss of some rows; without a lesson, as in a federation, their labels alone teach."""
     signals, minutes, case = _inputs(table, at)
@@ -243,7 +255,7 @@ def _loss(
     case[hidden.nonzero(), torch.tensor(HIDEABLE)] = 0.0
     case[hidden, UNIT_MISSING] = 1.0
     lost = (torch.rand(len(at), signals.shape[1]) < _DROP).unsqueeze(2)
-    signals = torch.where(lost, network.absent_D, signals)
+    signals = torch.where(lost, cast("Tensor", network.absent_D), signals)
     minutes = minutes * (torch.rand(len(at), 1, 1) >= _DROP_MINUTES)
     signals, minutes = (x * (torch.rand(x.shape) >= _DROP_FEATURES) for x in (signals, minutes))
     said = network(signals, minutes, case)

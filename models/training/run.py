@@ -16,7 +16,7 @@ from models.features import Features
 from models.training.cache import SETS, Table, build, folder_of
 from models.training.cross import Crossing, crossed, measured
 from models.training.evaluate import card_of, measure, without_outcome
-from models.training.fit import Plan, describe
+from models.training.fit import Fitter, Plan, describe, fit
 from models.training.split import FOLDS, PARTS
 
 PREDICTIONS: Final = "predictions.npz"
@@ -36,7 +36,7 @@ _PROTOCOL: Final = {
 }
 
 
-def _present(data: Path, sets: Sequence[str] | None) -> tuple[str, ...]:
+def present(data: Path, sets: Sequence[str] | None) -> tuple[str, ...]:
     """The sets to use, in a fixed order. Raises ValueError for one that is not there."""
     wanted = SETS if sets is None else tuple(sets)
     for name in wanted:
@@ -57,6 +57,7 @@ def train(
     limit: int | None = None,
     seed: int = 7,
     cache: Path | None = None,
+    fitted: Fitter = fit,
 ) -> dict[str, Any]:
     """Cross-validate, train on all, and write weights, card and predictions; returns the card.
 
@@ -69,11 +70,12 @@ def train(
         limit: About how many stays of each set; default: all.
         seed: The same seed, data and machine give the same weights.
         cache: Folder for rows and all that is resumable; default: `out/cache`.
+        fitted: What fits a network: this process, or a team of ranks.
 
     Raises:
         ValueError: A set is unknown or missing.
     """
-    used = _present(data, sets)
+    used = present(data, sets)
     cache = cache or out / "cache"
     torch.set_num_threads(1)
     features = Features()
@@ -84,14 +86,20 @@ def train(
         f"vitalstream train --data DATA --out OUT --sets {','.join(used)} --epochs {epochs}"
         f"{limited} --seed {seed}"
     )
-    return of_table(table, features, Plan(epochs=epochs, seed=seed), cache, out, command)
+    return of_table(table, features, Plan(epochs=epochs, seed=seed), cache, out, command, fitted)
 
 
 def of_table(
-    table: Table, features: Features, plan: Plan, work: Path, out: Path, command: str
+    table: Table,
+    features: Features,
+    plan: Plan,
+    work: Path,
+    out: Path,
+    command: str,
+    fitted: Fitter = fit,
 ) -> dict[str, Any]:
     """`train`, from the rows on."""
-    crossing = Crossing(without_outcome(table), features, plan, work)
+    crossing = Crossing(without_outcome(table), features, plan, work, fitted)
     told = crossing.told()
     model = crossing.shipped(told)
     rows = crossed(crossing.table, told, plan.seed)

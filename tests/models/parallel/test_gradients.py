@@ -221,12 +221,55 @@ def test_a_resumed_training_goes_on_as_if_it_had_not_stopped(trained: list[dict]
     assert all(one["resumed"] for one in trained)
 
 
-class _Weights(nn.Module):
-    """As many weights as the shipped network has, and next to no work."""
+@pytest.mark.parametrize("masking", [False, True])
+def test_what_was_sent_and_what_is_kept_are_dense_training(masking: bool, tmp_path: Path) -> None:
+    """Momentum SGD at a falling rate, whose gradients do not depend on the weights: at no ratio is
+    an update lost or shrunk on its way, but where momentum is masked.
+    """
+    steps, size, rate = 60, 400, 0.5
+    x = torch.randn(steps, size, generator=torch.Generator().manual_seed(3))
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/s", rank=0, world_size=1)
+    try:
+        layer = _Weights(size)
+        ddp = DistributedDataParallel(layer)
+        optimiser = torch.optim.SGD(layer.parameters(), rate)
+        config = TopKConfig(ratio=0.01, masking=masking)
+        state = TopKState(layer.named_parameters(), config, optimiser=optimiser)
+        ddp.register_comm_hook(state, topk_hook)
+        fall = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps, 1e-6)
+        dense, velocity = torch.zeros(size), torch.zeros(size)
+        for row in x:
+            optimiser.zero_grad()
+            ddp(row).backward()
+            velocity = config.momentum * velocity + row
+            dense -= optimiser.param_groups[0]["lr"] * velocity
+            optimiser.step()
+            fall.step()
+        sent = layer.weight.detach()
+        kept = state.memory(layer.weight).residual
+    finally:
+        dist.destroy_process_group()
 
-    def __init__(self) -> None:
+    assert float(kept.abs().max()) > 0.1  # much has not been sent
+    assert torch.allclose(sent - kept, dense, rtol=1e-4, atol=1e-4) is not masking
+
+
+def test_a_rate_of_nothing_is_refused() -> None:
+    """What is sent would be lost."""
+    layer = _Weights(3)
+    state = TopKState(
+        layer.named_parameters(), optimiser=torch.optim.SGD(layer.parameters(), lr=0.0)
+    )
+    with pytest.raises(ValueError, match="positive learning rate"):
+        state.rate(layer.weight)
+
+
+class _Weights(nn.Module):
+    """By default as many weights as the shipped network has, and next to no work."""
+
+    def __init__(self, size: int = 193_304) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.zeros(193_304))
+        self.weight = nn.Parameter(torch.zeros(size))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return (self.weight * x).sum()
