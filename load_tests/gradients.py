@@ -251,7 +251,7 @@ def main() -> None:
     parser.add_argument(
         "--in-process",
         action="store_true",
-        help="One process plays all ranks: a third of the processor time, and no bytes to count.",
+        help="One process plays all ranks: less work, and no bytes to count.",
     )
     parser.add_argument("--rows", type=int, default=1_200_000)
     parser.add_argument("--test-rows", type=int, default=200_000)
