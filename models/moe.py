@@ -37,7 +37,7 @@ EXPERTS: Final = ("general", "oncology", "cardiology", "rare_disease")
 ALWAYS: Final = 0.25
 """Least share of the general expert."""
 STEEP: Final = 6.0
-"""What a novelty of 1 adds to the rare-disease expert's logit."""
+"""What values of novelty 1 add to the rare-disease expert's logit."""
 
 
 def interpolate(x: Tensor, knots: Tensor, levels: Tensor) -> Tensor:
@@ -49,17 +49,19 @@ def interpolate(x: Tensor, knots: Tensor, levels: Tensor) -> Tensor:
 
 
 class Gate(nn.Module):
-    """Logits of the experts from what moves slowly, and from novelty for the rare-disease route."""
+    """Logits of the experts from what moves slowly, and from strange values for the rare-disease
+    route.
+    """
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
         self.first = nn.Linear(width, hidden)
         self.second = nn.Linear(hidden, len(EXPERTS))
 
-    def forward(self, slow: Tensor, novelty: Tensor) -> Tensor:
+    def forward(self, slow: Tensor, strange: Tensor) -> Tensor:
         """Logits, [B, N]."""
         logits: Tensor = self.second(silu(self.first(slow)))
-        return torch.cat([logits[:, :3], logits[:, 3:] + STEEP * novelty.unsqueeze(1)], 1)
+        return torch.cat([logits[:, :3], logits[:, 3:] + STEEP * strange.unsqueeze(1)], 1)
 
 
 def shares(logits: Tensor) -> Tensor:

@@ -50,7 +50,7 @@ class Said:
     Attributes:
         logits: Of the risks, not calibrated, [B, R].
         gate: Logits of the experts, [B, N]; `share` what follows from them.
-        novelty: [B].
+        novelty: [B]; strange that of the values alone, which routes.
         hidden: First hidden units before their nonlinearity, [B, H].
     """
 
@@ -58,6 +58,7 @@ class Said:
     gate: Tensor
     share: Tensor
     novelty: Tensor
+    strange: Tensor
     hidden: Tensor
 
 
@@ -92,12 +93,12 @@ class Network(nn.Module):
         """Logits of features [B, S, D], [B, V, E] and [B, F]."""
         size = len(signals)
         hidden = torch.addmm(self.bias, flat(signals, minutes, case), self._first())
-        novelty = self.novelty(signals)
+        novelty, strange = self.novelty(signals)
         slow = torch.cat([signals[:, :, list(SLOW)].reshape(size, -1), case], 1)
-        gate = self.gate(slow, novelty)
+        gate = self.gate(slow, strange)
         share = shares(gate)
         logits = (self.experts(hidden) * share.unsqueeze(2)).sum(1)
-        return Said(logits, gate, share, novelty, hidden)
+        return Said(logits, gate, share, novelty, strange, hidden)
 
     def without(self, said: Said, signals: Tensor, minutes: Tensor) -> Tensor:
         """Logits [B, S, R] had each signal never been measured, the shares as they are.

@@ -1,11 +1,12 @@
 """How unlike the training data a window is, from 0 to 1: the larger of two scores.
 
-Values: the mean square of the newest values and 8-hour memories, in standard deviations, over the
-signals that are there. It tells what is out of range.
+Strangeness of the values: the mean square of the newest values and 8-hour memories, in standard
+deviations, over the signals that are there. It tells what is out of range, and alone routes to the
+rare-disease expert: a whole hospital with habits of its own is no rare disease.
 
-Pattern: the Mahalanobis distance of the same numbers and of which signals are missing, under their
-covariance in the training data. It tells what does not go together, each part of it usual: another
-hospital's habits, signals of two patients.
+Distance of the pattern: Mahalanobis', of the same numbers and of which signals are missing, under
+their covariance in the training data. It tells what does not go together, each part of it usual:
+another hospital's habits, signals of two patients.
 
 Quantiles of the training split give each its scale: up to the median is 0, the 90th percentile 0.2,
 the 99th 0.5, the 99.9th 0.8, three times that 1.
@@ -94,11 +95,11 @@ class Novelty(nn.Module):
         """Mean square of the whitened numbers, float32[B]; 0 before `fit`."""
         return (torch.mm(numbers(signals) - self.centre, self.whiten) ** 2).sum(1)
 
-    def forward(self, signals: Tensor) -> Tensor:
-        """Novelty, float32[B]."""
-        values = interpolate(distance(signals), self.knots, self.levels)
+    def forward(self, signals: Tensor) -> tuple[Tensor, Tensor]:
+        """Novelty, and that of the values alone, float32[B] each."""
+        strange = interpolate(distance(signals), self.knots, self.levels)
         pattern = interpolate(self.pattern(signals), self.pattern_knots, self.levels)
-        return torch.maximum(values, pattern)
+        return torch.maximum(strange, pattern), strange
 
 
 def _knots(distances: Tensor) -> Tensor:

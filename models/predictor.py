@@ -173,7 +173,8 @@ class Predictor:
         """
         calibration = self._model.calibration
         novelty = torch.cat([r.novelty for r in raws])
-        share = shares(routed(torch.cat([r.gate for r in raws]), novelty))
+        strange = torch.cat([r.strange for r in raws])
+        share = shares(routed(torch.cat([r.gate for r in raws]), strange))
         block = self._block
         own = torch.cat([r.logits[:block] for r in raws])
         other = torch.cat([r.logits[block:] for r in raws])

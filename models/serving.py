@@ -32,7 +32,7 @@ class Raw:
 
     Attributes:
         gate: Logits of the experts without what novelty adds, [B, N].
-        novelty: [B].
+        novelty: [B]; strange that of the values alone.
         row: Of each variant, int64[P]; the first B are the rows as they are.
         signal: What each later variant lacks, int64[P - B].
         logits: Of each variant by expert, [P, N * R].
@@ -41,6 +41,7 @@ class Raw:
 
     gate: Tensor
     novelty: Tensor
+    strange: Tensor
     row: Tensor
     signal: Tensor
     logits: Tensor
@@ -135,7 +136,8 @@ class Serving:
         if self._trees is not None:
             lacks = torch.where(self._mine[signal], self._gone, x[row[block:]])
             trees = torch.cat([self._trees(x), self._trees(lacks)])
-        return Raw(gate, self._novelty(signals), row, signal, logits, trees)
+        novelty, strange = self._novelty(signals)
+        return Raw(gate, novelty, strange, row, signal, logits, trees)
 
     def _variants(self, hidden: Tensor, moved: Tensor, row: Tensor, signal: Tensor) -> Tensor:
         """Logits by expert of the rows as they are and of each without one signal, [P, N * R]."""
@@ -163,6 +165,6 @@ class Serving:
         return logits
 
 
-def routed(gate: Tensor, novelty: Tensor) -> Tensor:
-    """The gate's logits with what novelty adds to the rare-disease expert's."""
-    return torch.cat([gate[:, :3], gate[:, 3:] + STEEP * novelty.unsqueeze(1)], 1)
+def routed(gate: Tensor, strange: Tensor) -> Tensor:
+    """The gate's logits with what strange values add to the rare-disease expert's."""
+    return torch.cat([gate[:, :3], gate[:, 3:] + STEEP * strange.unsqueeze(1)], 1)

@@ -55,7 +55,7 @@ def held_out(
     score.fit(_signals(features, seen))
     windows, owner = sampled(test, 3, _BINS, seed)
     with torch.inference_mode():
-        said = score(_signals(features, windows)).numpy().astype(np.float64)
+        said = score(_signals(features, windows))[0].numpy().astype(np.float64)
     label = np.array([left_out(stay) for stay in test])[owner]
     counts = Counts.of(said, label, Draws(owner))
     return {

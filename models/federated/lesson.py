@@ -93,8 +93,8 @@ def sums(said: Said, label: Tensor, expert: Tensor) -> tuple[Tensor, Tensor]:
     """
     known, routed = label >= 0, expert >= 0
     each = binary_cross_entropy_with_logits(said.logits, label.clamp(0), reduction="none")
-    # As far as a window is novel it belongs to the route of what the others have not seen.
-    novel = said.novelty.detach().unsqueeze(1)
+    # As far as its values are strange a window is for the route of what the others never saw.
+    novel = said.strange.detach().unsqueeze(1)
     want = torch.tensor(_TARGET)[expert.clamp(0)] * (1.0 - novel)
     want = want + novel * torch.tensor([0.0, 0.0, 0.0, 1.0])
     gate = -_GATE * (want * log_softmax(said.gate, 1)).sum(1)

@@ -154,9 +154,9 @@ void network(const Model &m, const Seen &seen, const float *cases, Heard &heard)
     }
     const float distance = count > 0.0f ? square / (count + 1.0f) : 0.0f;
     heard.known = known;
-    const float values = interpolated(distance, m.knot, m.level, m.knots);
+    const float strange = interpolated(distance, m.knot, m.level, m.knots);
     const float unlike = interpolated(pattern(m, seen), m.pattern_knot, m.level, m.knots);
-    heard.novelty = values > unlike ? values : unlike;
+    heard.novelty = strange > unlike ? strange : unlike;
 
     // Gate.
     float gate[EXPERTS], *share = heard.share;
@@ -167,7 +167,7 @@ void network(const Model &m, const Seen &seen, const float *cases, Heard &heard)
             for (int i = 0; i < EXPERTS; i++)
                 gate[i] += x[lane] * m.gate[(at + lane) * EXPERTS + i];
     }
-    gate[EXPERTS - 1] += m.steep * heard.novelty;
+    gate[EXPERTS - 1] += m.steep * strange;
     float top = gate[0], total = 0.0f;
     for (int i = 1; i < EXPERTS; i++) top = gate[i] > top ? gate[i] : top;
     for (int i = 0; i < EXPERTS; i++) total += share[i] = std::exp(gate[i] - top);

@@ -20,7 +20,7 @@ from models.moe import EXPERTS
 from models.network import RISKS, Network, Said
 from models.parallel.volumes import even_sizes
 
-_HEARD: Final = ("logits", "gate", "share", "novelty")
+_HEARD: Final = ("logits", "gate", "share", "novelty", "strange")
 """Of what a network says, what a loss needs."""
 
 
@@ -85,12 +85,13 @@ class BatchSplit(nn.Module):
         start = min(sum(sizes[:rank]), len(signals) - 1)
         mine = slice(start, start + max(1, sizes[rank]))
         said: Said = self.network(*(x[mine].to(self._place) for x in (signals, minutes, case)))
-        part = torch.cat([said.logits, said.gate, said.share, said.novelty.unsqueeze(1)], 1)
+        scores = torch.stack([said.novelty, said.strange], 1)
+        part = torch.cat([said.logits, said.gate, said.share, scores], 1)
         scale = float(world) if self._averaged else 1.0
         every = _Gather.apply(part[: sizes[rank]], sizes, self.group, scale)
-        logits, gate, share, novelty = torch.split(
-            every.cpu(), [len(RISKS), len(EXPERTS), len(EXPERTS), 1], 1
+        logits, gate, share, scores = torch.split(
+            every.cpu(), [len(RISKS), len(EXPERTS), len(EXPERTS), 2], 1
         )
         # A gate that is kept as it is has no gradient, and no loss of its own.
         gate = gate if said.gate.requires_grad else gate.detach()
-        return Said(logits, gate, share, novelty[:, 0], said.hidden)
+        return Said(logits, gate, share, scores[:, 0], scores[:, 1], said.hidden)

@@ -124,8 +124,8 @@ class SpreadServing:
         slow = torch.cat([signals[:, :, list(SLOW)].flatten(1), case], 1)
         # In one shape, as everything that is not row by row.
         gate = split.gate.second(silu(split.gate.first(slow)))
-        novelty = self._novelty(signals)
-        share = shares(routed(gate, novelty))
+        novelty, strange = self._novelty(signals)
+        share = shares(routed(gate, strange))
         self._begin()
         added = split.mixture(rows[:count], share[:count, 1:])
         said = (self._general(rows[:count]) + added).reshape(count, 1 + COUNT, len(RISKS))
@@ -139,7 +139,7 @@ class SpreadServing:
             without = [self._general.lacking(one)[1:] for one in rows[:count]]
             lacks = torch.stack(without)[lacking, signal]
             trees = torch.cat([self._trees(rows), self._trees(lacks)])
-        return Raw(gate, novelty, row, signal, logits, trees)
+        return Raw(gate, novelty, strange, row, signal, logits, trees)
 
 
 class SpreadPredictor(Predictor):

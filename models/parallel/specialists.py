@@ -97,12 +97,12 @@ class SplitNetwork(nn.Module):
         rows = flat(signals, minutes, case)
         hidden = torch.addmm(self.first_bias, rows, self.first)
         common = self._common(hidden)
-        novelty = self.novelty(signals)
+        novelty, strange = self.novelty(signals)
         slow = torch.cat([signals[:, :, list(SLOW)].flatten(1), case], 1)
-        gate = self.gate(slow, novelty)
+        gate = self.gate(slow, strange)
         share = shares(gate)
         logits = common + self.mixture(rows, share[:, 1:])
-        return Said(logits, gate, routed(share, self.mixture.top), novelty, hidden)
+        return Said(logits, gate, routed(share, self.mixture.top), novelty, strange, hidden)
 
     def general(self, rows: Tensor) -> Tensor:
         """The general expert's logits [n, R] of features [n, X]."""

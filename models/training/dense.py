@@ -48,4 +48,5 @@ class Dense(Network):
         logits = experts.head(silu(experts.body(silu(hidden))))
         share = x.new_zeros(len(x), len(EXPERTS))
         share[:, 0] = 1.0
-        return Said(logits, torch.zeros_like(share), share, x.new_zeros(len(x)), hidden)
+        nothing = x.new_zeros(len(x))
+        return Said(logits, torch.zeros_like(share), share, nothing, nothing, hidden)

@@ -33,7 +33,7 @@ from models.training.forest import LATE, LATE_FROM
 from models.training.learner import Alone, Learner
 from models.training.metrics import gains
 
-_RECIPE: Final = 5
+_RECIPE: Final = 6
 """Counts changes of what is below: a state of another recipe is not gone on with."""
 _BATCH: Final = 1024
 _HIDE: Final = 0.4

@@ -111,7 +111,7 @@ def loss_of(said: Said, table: Table, at: NDArray[np.int64]) -> Tensor:
     if not said.gate.requires_grad or not (table.expert[at] >= 0).any():
         return torch.zeros(())
     want, weight = (x.to(said.gate.device) for x in _wanted(table, at))
-    return _LIGHT * _mean_loss(said.gate, said.novelty.detach(), want, weight)
+    return _LIGHT * _mean_loss(said.gate, said.strange.detach(), want, weight)
 
 
 class _Pool:
@@ -145,12 +145,12 @@ class _Pool:
         case[orphan, _AT["problems"]] = 1.0
         case[orphan, _AT["rare"]] = 1.0
         with torch.no_grad():
-            novelty = network.novelty(signals)
+            _, strange = network.novelty(signals)
         slow = signals[:, :, list(SLOW)]
         lost = torch.from_numpy(rng.random(slow.shape[:2]) < _DROP).unsqueeze(2)
         slow = torch.where(lost, self.absent, slow).reshape(size, -1)
-        logits = network.gate(torch.cat([slow, case], 1), novelty)
-        return _mean_loss(logits, novelty, self.want[drawn], self.weight[drawn], orphan)
+        logits = network.gate(torch.cat([slow, case], 1), strange)
+        return _mean_loss(logits, strange, self.want[drawn], self.weight[drawn], orphan)
 
 
 def _wanted(table: Table, at: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
@@ -169,12 +169,12 @@ def _wanted(table: Table, at: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
 
 
 def _mean_loss(
-    logits: Tensor, novelty: Tensor, want: Tensor, weight: Tensor, orphan: Tensor | None = None
+    logits: Tensor, strange: Tensor, want: Tensor, weight: Tensor, orphan: Tensor | None = None
 ) -> Tensor:
     """Mean loss of gate logits [n, N]; rows with an Orphanet code belong to the rare route."""
     odds = torch.stack([_against(logits, i) for i in (_ONCOLOGY, _CARDIOLOGY)], 1)
     each = binary_cross_entropy_with_logits(odds, want, reduction="none")
-    rare = torch.sigmoid(_QUIET + STEEP * novelty)
+    rare = torch.sigmoid(_QUIET + STEEP * strange)
     if orphan is not None:
         rare = rare.masked_fill(orphan, 0.9)
     route = binary_cross_entropy_with_logits(_against(logits, _RARE), rare)

@@ -29,7 +29,7 @@ def rows(n, seed=0):
 def fitted():
     score = Novelty()
     score.fit(rows(4000))
-    return score
+    return lambda signals: score(signals)[0]
 
 
 def test_half_of_the_training_data_is_not_new_at_all_by_either_score():
@@ -67,6 +67,17 @@ def test_signals_that_nobody_measured_in_training_are_new():
     odd[:, MEASURED:, 1] = 0.0
 
     assert fitted()(odd).min() == 1.0
+
+
+def test_only_values_route_to_the_rare_disease_expert():
+    """Another hospital is no rare disease: its habits leave the second number as it was."""
+    score = Novelty()
+    score.fit(rows(4000))
+    usual, odd = rows(50, 4), rows(50, 4)
+    odd[:, MEASURED:, 1] = 0.0
+
+    assert (score(odd)[1] <= score(usual)[1]).all()
+    assert (score(odd)[0] > score(odd)[1]).all()
 
 
 def test_one_signal_that_lacks_is_not_new():
