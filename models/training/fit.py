@@ -186,8 +186,9 @@ def fit(
     network.features.load_state_dict(features.state_dict())
     sample = np.random.default_rng(plan.seed).permutation(len(table.stay))[:200_000]
     network.novelty.fit(_inputs(table, np.sort(sample))[0])
-    rates = [table.labels[:, r][table.labels[:, r] >= 0].mean() for r in range(len(RISKS))]
-    base = torch.tensor(np.clip(np.nan_to_num(rates, nan=0.1), 1e-3, 0.5), dtype=torch.float32)
+    known = [table.labels[:, r][table.labels[:, r] >= 0] for r in range(len(RISKS))]
+    rates = [label.mean() if len(label) else 0.1 for label in known]
+    base = torch.tensor(np.clip(rates, 1e-3, 0.5), dtype=torch.float32)
     with torch.no_grad():
         network.experts.head.bias.copy_(torch.logit(base))
     if not dense:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -104,9 +105,12 @@ def of_table(
     model = crossing.shipped(told)
     rows = crossed(crossing.table, told, plan.seed)
     figures = measured(table, rows)
-    seen = measure(model, table.select((table.source == _EICU) & (table.part == _TEST)))
-    figures |= {name: seen[name] for name in ("experts", "novelty")}
+    apart = (table.source == _EICU) & (table.part == _TEST)
+    if apart.any():
+        seen = measure(model, table.select(apart))
+        figures |= {name: seen[name] for name in ("experts", "novelty")}
     figures["compared"] = {name: measured(table, rows, f"_{name}") for name in ("trees", "network")}
+    figures = _known(figures)
     sets = tuple(SETS[i] for i in np.unique(table.source))
     said = card_of(model, checkpoint.version(model), figures, command, describe(plan), sets)
     said |= _PROTOCOL
@@ -125,3 +129,12 @@ def of_table(
     part.replace(out / PREDICTIONS)
     checkpoint.save(model, out / "model.safetensors", said)
     return said
+
+
+def _known(figures: dict[str, Any]) -> dict[str, Any]:
+    """Figures without those that nobody knows: sets that lack a label give NaN."""
+    return {
+        name: _known(value) if isinstance(value, dict) else value
+        for name, value in figures.items()
+        if not (isinstance(value, float) and not math.isfinite(value))
+    }
