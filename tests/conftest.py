@@ -26,7 +26,8 @@ def _load(name: str) -> Any:
     """A helper module beside this file: nothing below tests/ is a package, so that none shadows
     ours.
     """
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+    path = Path(__file__).parent.joinpath(*name.split(".")).with_suffix(".py")
+    spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
@@ -101,3 +102,9 @@ async def remove_topics(servers: str) -> None:
             await admin.delete(found)
         while any(topic in TOPICS for topic in await admin.partitions()):
             pass  # each look is a request: no busy loop
+
+
+@pytest.fixture(scope="session")
+def recorded() -> Any:
+    """The module that writes made-up recorded sets."""
+    return _load("support.recorded_sets")

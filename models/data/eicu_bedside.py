@@ -39,6 +39,7 @@ _MACHINE: Final = frozenset(
 )
 _FLOW: Final = frozenset({"LPM O2", "Oxygen Flow Rate"})
 _DEVICE: Final = frozenset({"O2 Device", "Oxygen Delivery Method"})
+_CHARTED: Final = _MACHINE | _FLOW | _DEVICE
 _BY_DEVICE: Final = {
     "ventilator": ((_VENTILATED, 1.0), (_OXYGEN, 1.0)),
     "mechanical ventilator": ((_VENTILATED, 1.0), (_OXYGEN, 1.0)),
@@ -59,7 +60,7 @@ def keeps(table: str, row: Row) -> bool:
     if table == EXAM:
         path = row.get("physicalexampath", "")
         return "/GCS/" in path or path.endswith(_VENTILATED_BY_EXAM)
-    return row.get("respchartvaluelabel", "") in _MACHINE | _FLOW | _DEVICE
+    return row.get("respchartvaluelabel", "") in _CHARTED
 
 
 def charted(exam: Iterable[Row], respiratory: Iterable[Row]) -> list[Charted]:

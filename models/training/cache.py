@@ -28,8 +28,6 @@ CHUNK: Final = 500
 SETS: Final = ("physionet2019", "physionet2012", "eicu-demo")
 _SIZES: Final = {"physionet2019": 32_368, "physionet2012": 8_000, "eicu-demo": 1_828}
 _FORM: Final = "7"
-_EDITION: Final[dict[str, str]] = {}
-"""Of sets whose reading alone has changed, so that the others' chunks stay good."""
 _BUCKETS: Final = (12, 24, 48, 72)
 
 
@@ -141,7 +139,7 @@ def build(
             task = progress.add_task(set_name, total=None)
             stays_of = _stays(data, set_name, limit)
             for at, group in enumerate(stays_of):
-                path = cache / f"{set_name}{_EDITION.get(set_name, '')}-{at:04d}.npz"
+                path = cache / f"{set_name}-{at:04d}.npz"
                 if not path.exists():
                     _write(path, _chunk(features, group, SETS.index(set_name)))
                 chunks.append(path)

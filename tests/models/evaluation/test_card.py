@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -15,15 +14,6 @@ from app.roles.evaluate import shipped_policy
 from models import checkpoint
 from models.evaluation import card, run
 from models.training.evaluate import card_of
-
-
-def _writer() -> Any:
-    path = Path(__file__).parents[2] / "support" / "recorded_sets.py"
-    spec = importlib.util.spec_from_file_location("recorded_sets", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def facts() -> dict[str, Any]:
@@ -77,12 +67,11 @@ def test_numbers_that_json_lacks_are_refused() -> None:
         card.checked(facts() | {"measured": {"auroc": float("nan")}})
 
 
-def test_evaluation_ends_in_weights_card_and_plots(tmp_path: Path) -> None:
+def test_evaluation_ends_in_weights_card_and_plots(recorded: Any, tmp_path: Path) -> None:
     """From archives to a card that loads with its weights; a second run replaces the figures."""
-    writer = _writer()
     data = tmp_path / "data"
-    writer.physionet2019(data / "physionet2019", patients=60)
-    writer.physionet2012(data / "physionet2012", stays=120)
+    recorded.physionet2019(data / "physionet2019", patients=60)
+    recorded.physionet2012(data / "physionet2012", stays=120)
     source = tmp_path / "in" / "model.safetensors"
     torch.manual_seed(2)
     model = checkpoint.Calibrated()

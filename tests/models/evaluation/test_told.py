@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -21,23 +20,13 @@ from models.training.rows import rows_of
 SETS = ("physionet2019", "physionet2012", "eicu-demo")
 
 
-def _writer() -> Any:
-    path = Path(__file__).parents[2] / "support" / "recorded_sets.py"
-    spec = importlib.util.spec_from_file_location("recorded_sets", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def data(recorded: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data folder with small sets of the published form."""
     folder = tmp_path_factory.mktemp("data")
-    writer = _writer()
-    writer.physionet2019(folder / "physionet2019", patients=24)
-    writer.physionet2012(folder / "physionet2012", stays=24)
-    writer.eicu(folder / "eicu-crd-demo", stays=18)
+    recorded.physionet2019(folder / "physionet2019", patients=24)
+    recorded.physionet2012(folder / "physionet2012", stays=24)
+    recorded.eicu(folder / "eicu-crd-demo", stays=18)
     return folder
 
 

@@ -1,8 +1,6 @@
 """From archives to weights and card."""
 
-import importlib.util
 import json
-from pathlib import Path
 
 import pytest
 
@@ -10,16 +8,6 @@ from models import checkpoint
 from models.network import RISKS
 from models.training import cross, run
 from models.training.forest import Recipe
-
-
-@pytest.fixture(scope="module")
-def recorded():
-    """The module that writes made-up sets; loaded by path, because tests are no package."""
-    path = Path(__file__).parents[2] / "support" / "recorded_sets.py"
-    spec = importlib.util.spec_from_file_location("recorded_sets", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def test_one_set_alone_trains_a_model_whose_card_leaves_out_what_nobody_knows(
