@@ -97,6 +97,7 @@ class Client:
         self._advertised: dict[str, Advertise] = {}
         self._sealed: dict[str, bytes] = {}
         self._signed: tuple[str, ...] = ()
+        self._talked: dict[str, bytes] = {}
 
     def advertise(self) -> Advertise:
         """This round's public keys, signed."""
@@ -245,6 +246,7 @@ class Client:
             {name: key for name, (_, key) in self._shares.items() if name not in self._signed},
         )
         self._shares.clear()
+        self._talked.clear()
         return revealed
 
     def _step(self, phase: Phase, context: bytes | None = None) -> None:
@@ -264,8 +266,9 @@ class Client:
     def _channel(self, sender: str, receiver: str) -> bytes:
         """The key that seals what `sender` says to `receiver` in this round."""
         other = receiver if sender == self.name else sender
-        secret = exchange(self._talk, self._advertised[other].talk)
-        return derive(secret, self.context, "seal", sender, receiver)
+        if other not in self._talked:
+            self._talked[other] = exchange(self._talk, self._advertised[other].talk)
+        return derive(self._talked[other], self.context, "seal", sender, receiver)
 
 
 def exchange(secret: X25519PrivateKey, public: bytes) -> bytes:

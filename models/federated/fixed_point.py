@@ -92,14 +92,14 @@ class FixedPoint:
         shift = np.int32(32 - self.bits)
         return ((words << np.uint32(shift)).view(np.int32) >> shift).astype(np.int64)
 
-    def pack(self, words: Words) -> bytes:
-        """Words as little-endian bytes, the low `bits` of each."""
-        little = words.astype("<u4", copy=False)
+    def pack(self, words: Words) -> memoryview:
+        """Words as little-endian bytes, the low `bits` of each; of 32 bits the words themselves."""
+        little = words.astype("<u4", copy=False).view(np.uint8)
         if self.bits == 32:
-            return little.tobytes()
-        return little.view(np.uint8).reshape(-1, 4)[:, :3].tobytes()
+            return little.data
+        return memoryview(little.reshape(-1, 4)[:, :3].tobytes())
 
-    def unpack(self, data: bytes, size: int) -> Words:
+    def unpack(self, data: bytes | memoryview, size: int) -> Words:
         """Words of `pack`. Raises WrongSize."""
         if len(data) != self.wire_bytes(size):
             raise WrongSize(f"a vector of {len(data)} bytes, not {self.wire_bytes(size)}")

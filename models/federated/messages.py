@@ -148,10 +148,10 @@ class Shares(msgspec.Struct, frozen=True, tag="share"):
 
 
 class Masked(msgspec.Struct, frozen=True, tag="mask"):
-    """A client's masked vector."""
+    """A client's masked vector, not copied between its words and the wire."""
 
     context: bytes
-    data: bytes
+    data: memoryview
 
 
 class Agree(msgspec.Struct, frozen=True, tag="agree"):
