@@ -56,6 +56,9 @@ ncclResult_t try_connect(struct side *s);
 ncclResult_t try_accept(struct side *s);
 ncclResult_t wait_connect(struct side *s);
 ncclResult_t wait_accept(struct side *s);
+ncclResult_t try_send(struct side *s, void *data, size_t size, int tag, void *mr, void **request);
+ncclResult_t try_receive(struct side *s, int n, void **data, size_t *sizes, int *tags, void **mrs,
+                         void **request);
 ncclResult_t post_send(struct side *s, void *data, size_t size, int tag, void *mr, void **request);
 ncclResult_t post_receive(struct side *s, int n, void **data, size_t *sizes, int *tags, void **mrs,
                           void **request);

@@ -3,7 +3,7 @@
 
 #include "comm.h"
 
-enum { LEAST_CHUNK_BYTES = 16 * 1024 };
+enum { LEAST_CHUNK_BYTES = 64 * 1024 }; // less is done before a second thread is awake
 
 struct chunk {
     struct request *request;
@@ -151,7 +151,9 @@ ncclResult_t comm_isend(struct comm *c, void *data, size_t size, int tag, struct
                 memmove(grant, grant + 1, (size_t)(c->grant_count - g) * sizeof *grant);
             }
             c->queue[(c->queue_first + c->queue_count++) % SENDS] = r;
-            pthread_cond_broadcast(&c->work);
+            size_t chunks = size == 0 ? 1 : (size + r->chunk - 1) / r->chunk;
+            for (int i = 0; i < c->lanes && (size_t)i < chunks; i++)
+                pthread_cond_signal(&c->work); // wakes no thread that has nothing to do
             *request = r;
         }
     }

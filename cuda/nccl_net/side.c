@@ -114,15 +114,14 @@ static ncclResult_t wait_comm(struct side *s, ncclResult_t (*attempt)(struct sid
 ncclResult_t wait_connect(struct side *s) { return wait_comm(s, try_connect); }
 ncclResult_t wait_accept(struct side *s) { return wait_comm(s, try_accept); }
 
-static ncclResult_t try_send(struct side *s, void *data, size_t size, int tag, void *mr,
-                             void **request) {
+ncclResult_t try_send(struct side *s, void *data, size_t size, int tag, void *mr, void **request) {
     if (s->net.version == 9) return s->net.v9->isend(s->comm, data, size, tag, mr, request);
     if (s->net.version == 10) return s->net.v10->isend(s->comm, data, size, tag, mr, NULL, request);
     return s->net.v11->isend(s->comm, data, size, tag, mr, NULL, request);
 }
 
-static ncclResult_t try_receive(struct side *s, int n, void **data, size_t *sizes, int *tags,
-                                void **mrs, void **request) {
+ncclResult_t try_receive(struct side *s, int n, void **data, size_t *sizes, int *tags, void **mrs,
+                         void **request) {
     *request =
         n == 1 ? (void *)1
                : NULL; // NCCL's hint that it does not wait for the end: allowed, and of no effect
