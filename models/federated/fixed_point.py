@@ -7,13 +7,15 @@ clients can leave the range: modular sums are then sums.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from models.federated.errors import WrongSize
 from models.federated.masks import BLOCK, Masker, Words
+
+_LOW: Final = np.uint32(0xFFFFFF)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,10 +96,9 @@ class FixedPoint:
 
     def pack(self, words: Words) -> memoryview:
         """Words as little-endian bytes, the low `bits` of each; of 32 bits the words themselves."""
-        little = words.astype("<u4", copy=False).view(np.uint8)
-        if self.bits == 32:
-            return little.data
-        return memoryview(little.reshape(-1, 4)[:, :3].tobytes())
+        tight = words if self.bits == 32 else _tight(words)
+        little = tight.astype("<u4", copy=False).view(np.uint8)
+        return little[: self.wire_bytes(len(words))].data
 
     def unpack(self, data: bytes | memoryview, size: int) -> Words:
         """Words of `pack`. Raises WrongSize."""
@@ -105,6 +106,35 @@ class FixedPoint:
             raise WrongSize(f"a vector of {len(data)} bytes, not {self.wire_bytes(size)}")
         if self.bits == 32:
             return np.frombuffer(data, "<u4").astype(np.uint32, copy=False)
-        words = np.zeros((size, 4), np.uint8)
-        words[:, :3] = np.frombuffer(data, np.uint8).reshape(-1, 3)
-        return words.reshape(-1).view("<u4").astype(np.uint32, copy=False)
+        tight = np.zeros(3 * -(-size // 4), "<u4")
+        tight.view(np.uint8)[: len(data)] = np.frombuffer(data, np.uint8)
+        return _loose(tight.astype(np.uint32, copy=False))[:size]
+
+
+def _tight(words: Words) -> Words:
+    """The low 24 bits of four words each in three, the last group filled up with zeros."""
+    tight = np.empty((-(-len(words) // 4), 3), np.uint32)
+    for start in range(0, len(words), BLOCK):
+        part = words[start : start + BLOCK]
+        if len(part) % 4:
+            part = np.r_[part, np.zeros(-len(part) % 4, np.uint32)]
+        a, b, c, d = (np.bitwise_and(part[i::4], _LOW) for i in range(4))
+        to = tight[start // 4 : (start + BLOCK) // 4]
+        np.bitwise_or(a, b << np.uint32(24), out=to[:, 0])
+        np.bitwise_or(b >> np.uint32(8), c << np.uint32(16), out=to[:, 1])
+        np.bitwise_or(c >> np.uint32(16), d << np.uint32(8), out=to[:, 2])
+    return tight.reshape(-1)
+
+
+def _loose(tight: Words) -> Words:
+    """`_tight`, undone."""
+    words = np.empty((len(tight) // 3, 4), np.uint32)
+    for start in range(0, len(words), BLOCK // 4):
+        to = words[start : start + BLOCK // 4]
+        x, y, z = (tight[3 * start + i : 3 * (start + len(to)) : 3] for i in range(3))
+        to[:, 0] = x
+        np.bitwise_or(x >> np.uint32(24), y << np.uint32(8), out=to[:, 1])
+        np.bitwise_or(y >> np.uint32(16), z << np.uint32(16), out=to[:, 2])
+        np.right_shift(z, np.uint32(8), out=to[:, 3])
+        to &= _LOW
+    return words.reshape(-1)
