@@ -21,7 +21,7 @@ from models.config import GRID
 from models.network import RISKS, Network, NetworkConfig, Said, flat
 from models.trees import Trees
 
-FORMAT: Final = "vitalstream-4"
+FORMAT: Final = "vitalstream-5"
 NAME: Final = "vitalstream-moe"
 EDITION: Final = "1.0.0"
 SHIPPED: Final = Path(__file__).parent / "weights" / "model.safetensors"
@@ -45,7 +45,7 @@ class Calibrated(nn.Module):
         """Calibrated log-odds, float64[B, R], and what the network says, of features."""
         said: Said = self.network(signals, minutes, case)
         trees = self.trees(flat(signals, minutes, case))
-        return self.calibration.log_odds(said.logits, trees), said
+        return self.calibration.log_odds(said.logits, trees, case), said
 
 
 def digest(tensors: dict[str, Tensor], config: str) -> str:

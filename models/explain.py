@@ -30,7 +30,9 @@ def effects(
     """Strongest signals [B, K], -1 where fewer, and their effects in log-odds, float64[B, K]."""
     calibration = model.calibration
     without = calibration.log_odds(
-        model.network.without(said, signals, minutes), trees_without(model, signals, minutes, case)
+        model.network.without(said, signals, minutes),
+        trees_without(model, signals, minutes, case),
+        case.unsqueeze(1),
     )
     leading = (log_odds - calibration.limit).argmax(1)
     pick = leading.reshape(-1, 1, 1).expand(-1, without.shape[1], 1)

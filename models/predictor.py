@@ -183,8 +183,9 @@ class Predictor:
         trees = [r.trees for r in raws if r.trees is not None]
         own_trees = torch.cat([t[:block] for t in trees]) if trees else None
         other_trees = torch.cat([t[block:] for t in trees]) if trees else None
-        log_odds = calibration.log_odds(mixed(own, share), own_trees)
-        without = calibration.log_odds(mixed(other, share[row]), other_trees)
+        case = torch.cat([r.case for r in raws])
+        log_odds = calibration.log_odds(mixed(own, share), own_trees, case)
+        without = calibration.log_odds(mixed(other, share[row]), other_trees, case[row])
         p, low, high = calibration.bounds(log_odds, novelty)
         driver, effect = explain.strongest(calibration, log_odds, without, row, signal)
         exact = share.double()

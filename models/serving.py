@@ -37,6 +37,7 @@ class Raw:
         signal: What each later variant lacks, int64[P - B].
         logits: Of each variant by expert, [P, N * R].
         trees: What the trees say of each variant, float64[P, R]; None for a model without.
+        case: Of the rows as they are, [B, F].
     """
 
     gate: Tensor
@@ -46,6 +47,7 @@ class Raw:
     signal: Tensor
     logits: Tensor
     trees: Tensor | None
+    case: Tensor
 
 
 class Serving:
@@ -137,7 +139,7 @@ class Serving:
             lacks = torch.where(self._mine[signal], self._gone, x[row[block:]])
             trees = torch.cat([self._trees(x), self._trees(lacks)])
         novelty, strange = self._novelty(signals)
-        return Raw(gate, novelty, strange, row, signal, logits, trees)
+        return Raw(gate, novelty, strange, row, signal, logits, trees, case)
 
     def _variants(self, hidden: Tensor, moved: Tensor, row: Tensor, signal: Tensor) -> Tensor:
         """Logits by expert of the rows as they are and of each without one signal, [P, N * R]."""

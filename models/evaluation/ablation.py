@@ -124,7 +124,7 @@ def blended(
     out: dict[str, Floats] = {}
     for name, logits in apart.said().items():
         own = torch.from_numpy(logits)
-        odds = model.calibration.log_odds(own, of_trees)
+        odds = model.calibration.log_odds(own, of_trees, torch.from_numpy(case))
         out[named("", name)] = torch.sigmoid(odds).numpy()
         out[named(ALONE, name)] = torch.sigmoid(own).numpy()
     return out

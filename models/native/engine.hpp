@@ -114,6 +114,10 @@ struct Model {
     const double *blend_network, *blend_trees, *slope, *intercept, *threshold, *limit;
     const double *curve_from, *curve_by;     // Platt's log-odds at the knots, what the curve adds
     const double *bound_knot, *bound_width;  // calibrated log-odds there, the bounds' half-width
+    // Subgroups: hats over columns of the case; what each adds to slope and intercept, [risks, subgroups].
+    int32_t subgroups;
+    const int32_t *hat_column;
+    const double *hat_left, *hat_top, *hat_right, *tilt, *shift;
     int32_t drivers;
 };
 

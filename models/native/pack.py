@@ -19,6 +19,7 @@ from models.moe import ALWAYS, EXPERTS, STEEP
 from models.native.forest import BRANCH, Forest
 from models.network import RISKS
 from models.signals import COUNT
+from models.subgroups import HATS, G
 from models.trees import STEP
 from models.window_store import Windows
 
@@ -66,6 +67,9 @@ class Model(ctypes.Structure):
         *((f"blend_{name}", _pointer) for name in ("network", "trees")),
         *((name, _pointer) for name in ("slope", "intercept", "threshold", "limit")),
         *((name, _pointer) for name in ("curve_from", "curve_by", "bound_knot", "bound_width")),
+        ("subgroups", _int),
+        *((f"hat_{name}", _pointer) for name in ("column", "left", "top", "right")),
+        *((name, _pointer) for name in ("tilt", "shift")),
         ("drivers", _int),
     )
 
@@ -265,3 +269,13 @@ class Packed:
         to.curve_by = self._keep(of.knots - of.plain, np.float64)
         to.bound_knot = self._keep(of.knots, np.float64)
         to.bound_width = self._keep(of.width, np.float64)
+        to.subgroups = G
+        column, left, top, right = (
+            np.array(of_hats) for of_hats in zip(*HATS.values(), strict=True)
+        )
+        to.hat_column = self._keep(column, np.int32)
+        to.hat_left, to.hat_top, to.hat_right = (
+            self._keep(x, np.float64) for x in (left, top, right)
+        )
+        to.tilt = self._keep(of.tilt, np.float64)
+        to.shift = self._keep(of.shift, np.float64)

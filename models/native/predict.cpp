@@ -1,5 +1,5 @@
 // A batch to numbers: windows in blocks, since trees read many at once; calibration and drivers
-// (models/calibration.py, explain.py).
+// (models/calibration.py, subgroups.py, explain.py).
 #include <cmath>
 #include <cstring>
 
@@ -12,6 +12,7 @@ struct Window {
     Asked asked;
     Heard heard;
     double trees[MAX_RISKS], log_odds[MAX_RISKS];
+    double steep[MAX_RISKS], level[MAX_RISKS];  // the patient's subgroups make of the curve
     double without[MAX_SIGNALS];  // trees of the leading risk without each signal that is there
     int leading;
 };
@@ -34,11 +35,29 @@ double between(double x, const double *knot, const double *level, int count) {
     return level[at - 1] + (level[at] - level[at - 1]) * part;
 }
 
-// Calibrated log-odds of a risk, of what network and trees say: Platt's, bent at the knots.
-double calibrated(const Model &m, int risk, double network, double trees) {
+// Slope and intercept that the patient's unit, sex and age give the curve (models/subgroups.py).
+void belong(const Model &m, const float *cases, Window &window) {
+    for (int r = 0; r < m.risks; r++) window.steep[r] = 1.0, window.level[r] = 0.0;
+    for (int g = 0; g < m.subgroups; g++) {
+        const double x = double(cases[m.hat_column[g]]);
+        const double rise = (x - m.hat_left[g]) / (m.hat_top[g] - m.hat_left[g]);
+        const double fall = (m.hat_right[g] - x) / (m.hat_right[g] - m.hat_top[g]);
+        double in = rise < fall ? rise : fall;
+        in = in < 0.0 ? 0.0 : in > 1.0 ? 1.0 : in;
+        for (int r = 0; r < m.risks; r++) {
+            window.steep[r] += in * m.tilt[r * m.subgroups + g];
+            window.level[r] += in * m.shift[r * m.subgroups + g];
+        }
+    }
+}
+
+// Calibrated log-odds of a risk, of what network and trees say: Platt's, bent at the knots, leant to
+// the patient's subgroups.
+double calibrated(const Model &m, const Window &window, int risk, double network, double trees) {
     const double raw = m.blend_network[risk] * network + m.blend_trees[risk] * trees;
     const double x = raw * m.slope[risk] + m.intercept[risk];
-    return x + between(x, m.curve_from + risk * m.bins, m.curve_by + risk * m.bins, m.bins);
+    const double bent = x + between(x, m.curve_from + risk * m.bins, m.curve_by + risk * m.bins, m.bins);
+    return bent * window.steep[risk] + window.level[risk];
 }
 
 double sigmoid(double x) { return 1.0 / (1.0 + std::exp(-x)); }
@@ -87,7 +106,7 @@ void risks(const Model &m, Window &window, int64_t row, const Answer &out) {
     double lead = -1e300;
     for (int r = 0; r < m.risks; r++) {
         const double log_odds = window.log_odds[r] =
-            calibrated(m, r, double(window.heard.mixed[0][r]), window.trees[r]);
+            calibrated(m, window, r, double(window.heard.mixed[0][r]), window.trees[r]);
         if (log_odds - m.limit[r] > lead) lead = log_odds - m.limit[r], window.leading = r;
         // Bounds: half-width by the calibrated risk, wider where the window is novel.
         double half = between(log_odds, m.bound_knot + r * m.bins, m.bound_width + r * m.bins, m.bins);
@@ -113,7 +132,7 @@ void drivers(const Model &m, const Window &window, int64_t row, const Answer &ou
     double effect[MAX_SIGNALS];
     for (int j = 0; j < heard.known; j++)
         effect[j] = window.log_odds[risk] -
-                    calibrated(m, risk, double(heard.mixed[j + 1][risk]), window.without[j]);
+                    calibrated(m, window, risk, double(heard.mixed[j + 1][risk]), window.without[j]);
     bool taken[MAX_SIGNALS] = {};
     for (int k = 0; k < m.drivers; k++) {
         int best = -1;
@@ -163,6 +182,7 @@ PUBLIC int vitalstream_predict(const vitalstream::Model *model, const vitalstrea
             const float *cases = batch->cases + int64_t(first + i) * m.cases;
             features(m, *batch, first + i, room.seen);
             network(m, room.seen, cases, window.heard);
+            belong(m, cases, window);
             if (!m.trees) continue;
             ask(m, room.seen, cases, window.asked);
             bin(m, window.asked, i, room.bins);

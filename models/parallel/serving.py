@@ -139,7 +139,7 @@ class SpreadServing:
             without = [self._general.lacking(one)[1:] for one in rows[:count]]
             lacks = torch.stack(without)[lacking, signal]
             trees = torch.cat([self._trees(rows), self._trees(lacks)])
-        return Raw(gate, novelty, strange, row, signal, logits, trees)
+        return Raw(gate, novelty, strange, row, signal, logits, trees, case)
 
 
 class SpreadPredictor(Predictor):

@@ -99,7 +99,7 @@ def _calibrated(
                 blend.settle(settled[name], other, logits[name][rest], of_trees[rest], seed)
             for name, value in logits.items():
                 calibration = settled[DENSE if name == DENSE else ""]
-                p = blend.said(calibration, value[here], of_trees[here])
+                p = blend.said(calibration, value[here], of_trees[here], table.case[here])
                 out["_".join(x for x in ("p", named(member, name)) if x)][here] = p
                 if not member and not name:
                     out["positive"][here] = p >= calibration.threshold.numpy()

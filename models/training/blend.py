@@ -5,7 +5,7 @@ Axes: n rows, R risks.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -77,7 +77,13 @@ def settle(
         both = calibration.blend[risk].numpy()
         logit = both[0] * network[:, risk] + both[1] * trees[:, risk]
         calibration.fit(risk, logit[known], happened, table.stay[known], seed)
-        p = 1 / (1 + np.exp(-calibration.curve(risk, logit)))
+        bent = calibration.curve(risk, logit)
+        if name != "sepsis":
+            # Sepsis is calibrated in each of them as it is, and its alarm loses utility by leaning.
+            calibration.fit_subgroups(
+                risk, bent[known], happened, table.stay[known], table.case[known]
+            )
+        p = 1 / (1 + np.exp(-calibration.lean(risk, bent, table.case)))
         if name == "sepsis":
             gain = metrics.gains(label, table.hour, table.stay)
             limit = metrics.best_threshold(p[known], gain[known])
@@ -95,8 +101,10 @@ def _enough(label: NDArray[np.int8]) -> bool:
     return _LEAST <= events <= len(label) - _LEAST
 
 
-def said(calibration: Calibration, network: Floats, trees: Floats) -> Floats:
-    """Calibrated probabilities, [n, R]."""
-    log_odds = calibration.log_odds(torch.from_numpy(network), torch.from_numpy(trees))
-    p: Floats = torch.sigmoid(log_odds).numpy()
+def said(
+    calibration: Calibration, network: Floats, trees: Floats, case: NDArray[np.floating[Any]]
+) -> Floats:
+    """Calibrated probabilities, [n, R], of logits [n, R] of cases [n, F]."""
+    given = (torch.from_numpy(x) for x in (network, trees, case))
+    p: Floats = torch.sigmoid(calibration.log_odds(*given)).numpy()
     return p

@@ -172,9 +172,7 @@ def crossed(table: Table, said: Told, seed: int) -> dict[str, NDArray[Any]]:
         `positive` [n, R], whether `p` reaches the threshold.
     """
     # Features are not needed any more, and copying them costs more than all else here.
-    table = replace(
-        table, signals=table.signals[:, :0], minutes=table.minutes[:, :0], case=table.case[:, :0]
-    )
+    table = replace(table, signals=table.signals[:, :0], minutes=table.minutes[:, :0])
     nothing = np.zeros_like(said.network)
     members = {
         "p": (said.network, said.trees),
@@ -199,7 +197,7 @@ def crossed(table: Table, said: Told, seed: int) -> dict[str, NDArray[Any]]:
             if name == "p_trees":
                 calibration.blend[:, 0] = 0.0
             blend.settle(calibration, rest, network[~mine], trees[~mine], seed)
-            p[mine] = blend.said(calibration, network[mine], trees[mine])
+            p[mine] = blend.said(calibration, network[mine], trees[mine], table.case[mine])
             positive[mine] = p[mine] >= calibration.threshold.numpy()
         out[name] = p
         out["positive" + name[1:]] = positive

@@ -98,6 +98,7 @@ def test_effects_are_of_network_and_trees() -> None:
     model = Calibrated(trees=Trees.from_lightgbm({risk: [booster] for risk in range(R)}, R)).eval()
     model.calibration.blend[:] = torch.tensor([0.4, 0.6])
     model.calibration.slope[:] = 1.3
+    model.calibration.tilt[:, ::2] = 0.1
     signals, minutes, case = torch.randn(6, COUNT, D), torch.randn(6, V, E), torch.randn(6, F)
     signals[:, :, 1] = 0.0
     with torch.inference_mode():
@@ -113,7 +114,7 @@ def test_effects_are_of_network_and_trees() -> None:
             other = model.network(gone, less, case)
             experts = model.network.experts(other.hidden) * said.share.unsqueeze(2)
             trees = model.trees(torch.cat([gone.reshape(6, -1), less.reshape(6, -1), case], 1))
-            want = model.calibration.log_odds(experts.sum(1), trees)
+            want = model.calibration.log_odds(experts.sum(1), trees, case)
             risk = int(leading[row])
             assert float(effect[row, 0]) == pytest.approx(
                 float(log_odds[row, risk] - want[row, risk]), abs=1e-4

@@ -88,7 +88,7 @@ def test_what_is_settled_is_calibrated(table: Table) -> None:
     network, trees = (3 * logits + rng.normal(0, 1, logits.shape) for _ in range(2))
     calibration = Calibration(R)
     settle(calibration, table, network, trees, 1)
-    p = said(calibration, network, trees)
+    p = said(calibration, network, trees, table.case)
     for risk, name in enumerate(RISKS):
         read = table.hour >= (24 if name == "mortality" else 0)
         assert read.sum() > 100
