@@ -104,9 +104,9 @@ class Calibration(nn.Module):
     ) -> NDArray[np.float64]:
         """Calibrated log-odds of one risk, float64[n], of what `curve` says of cases [n, F]."""
         mine = slice(risk, risk + 1)
-        column = torch.from_numpy(bent).unsqueeze(1)
         belongs = members(torch.from_numpy(case))
-        leant: NDArray[np.float64] = _lean(column, belongs, self.tilt[mine], self.shift[mine])[
+        leant: NDArray[np.float64]
+        leant = _lean(torch.from_numpy(bent)[:, None], belongs, self.tilt[mine], self.shift[mine])[
             :, 0
         ].numpy()
         return leant
@@ -186,17 +186,17 @@ class Calibration(nn.Module):
         """
         hours = len(bent) / len(np.unique(patient))
         believed = hours * np.repeat([_TILT**-2, _SHIFT**-2], G)
+        belongs = members(torch.from_numpy(case)).numpy()
         found = np.zeros(2 * G)
         for _ in range(20):
-            slope, curvature = -believed * found, np.diag(believed)
+            gradient, curvature = -believed * found, np.diag(believed)
             for start in range(0, len(bent), _CHUNK):
                 some = slice(start, start + _CHUNK)
-                belongs = members(torch.from_numpy(case[some])).numpy()
-                x = np.concatenate([belongs * bent[some, None], belongs], 1)
+                x = np.concatenate([belongs[some] * bent[some, None], belongs[some]], 1)
                 p = 1 / (1 + np.exp(-np.clip(bent[some] + x @ found, -30, 30)))
-                slope += x.T @ (label[some] - p)
+                gradient += x.T @ (label[some] - p)
                 curvature += x.T @ (x * (p * (1 - p))[:, None])
-            step = np.clip(np.linalg.solve(curvature, slope), -0.2, 0.2)
+            step = np.clip(np.linalg.solve(curvature, gradient), -0.2, 0.2)
             found += step
             if np.abs(step).max() < 1e-6:
                 break

@@ -130,22 +130,22 @@ class Desk:
         )
         self._at = at
         self.epoch, self.partitions = epoch, frozenset(owned)
+        self._made_anew(
+            [
+                place
+                for place in at["alerts"]
+                if place in ends
+                and ends[place] < max(b[place].next_offset for b in self._books(place))
+            ]
+        )
         starts: dict[Place, int] = {}
-        anew: Counter[str] = Counter()
         for place in at["alerts"]:
-            if place in ends and ends[place] < max(
-                b[place].next_offset for b in self._books(place)
-            ):
-                self._made_anew(place)
-                anew[place[0]] += 1
             positions = [book[place] for book in self._books(place)]
             first = min(positions, key=lambda position: position.next_offset)
             if first.next_offset > 0:
                 # The record before is read again: another one there means a topic made anew.
                 self._checks[place] = first
             starts[place] = max(0, first.next_offset - 1)
-        for topic, partitions in anew.items():
-            _warn_anew(topic, partitions)
         return starts
 
     def take(self, place: Place, records: Sequence[Record], epoch: int, now_ms: int) -> int | None:
@@ -161,8 +161,7 @@ class Desk:
             if first.offset < check.next_offset and (
                 first.offset != check.next_offset - 1 or first.timestamp != check.last_ms
             ):
-                self._made_anew(place)
-                _warn_anew(place[0], 1)
+                self._made_anew([place])
                 return 0
         self._newest_ms[place] = records[-1].timestamp
         messages: list[_Message] = []
@@ -335,17 +334,18 @@ class Desk:
     def _books(self, place: Place) -> list[dict[Place, Position]]:
         return [self._at[book] for book in self._books_of(place)]
 
-    def _made_anew(self, place: Place) -> None:
-        for at in self._books(place):
-            at[place] = Position(0, -1, at[place].generation + 1)
-        if place[0] == VITALS:
-            for bed in self.engine.beds.values():
-                if bed.partition == place[1]:
-                    bed.source = -1
-
-
-def _warn_anew(topic: str, partitions: int) -> None:
-    log.warning("topic was made anew, read from its beginning", topic=topic, partitions=partitions)
+    def _made_anew(self, places: Sequence[Place]) -> None:
+        for place in places:
+            for at in self._books(place):
+                at[place] = Position(0, -1, at[place].generation + 1)
+            if place[0] == VITALS:
+                for bed in self.engine.beds.values():
+                    if bed.partition == place[1]:
+                        bed.source = -1
+        for topic, count in Counter(topic for topic, _ in places).items():
+            log.warning(
+                "topic was made anew, read from its beginning", topic=topic, partitions=count
+            )
 
 
 def _unpack(observations: Observations) -> list[_Message]:

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.features import STATIC, F, of_case
+from models.features import CASE_FEATURES, STATIC, F, of_case
 from models.subgroups import SUBGROUPS, G, members
 from streaming.messages import Case
 
@@ -37,7 +37,7 @@ def test_a_case_belongs_to_its_unit_its_sex_and_its_age() -> None:
 def test_every_age_belongs_somewhere_and_wholly(age: float) -> None:
     """Shares of age bands sum to 1, also of ages that nobody has."""
     case = torch.zeros(F)
-    case[1] = age
+    case[CASE_FEATURES.index("age")] = age
     found = members(case)[AGES]
     assert float(found.sum()) == pytest.approx(1)
     assert len(SUBGROUPS) == G and (found >= 0).all()
