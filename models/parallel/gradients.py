@@ -181,12 +181,13 @@ def topk_hook(
     arrived = message.new_empty(world * message.numel())
     work = dist.all_to_all_single(arrived, message.repeat(world), group=state.group, async_op=True)
     assert work is not None  # only a process outside the group gets none
+    bits, sizes = state.config.value_bits, [parameter.numel() for parameter in parameters]
 
+    # Runs on gloo's own thread, which lets go of it last: were the group in its closure, a group
+    # that ends just then would be taken down by the thread that it has to wait for, an abort.
     def gather(_: torch.futures.Future[Any]) -> Tensor:
-        bits = state.config.value_bits
         total = summed(list(arrived.view(world, -1)), count, buffer.numel(), bits)
         # Updates that are due, as the gradient of which the optimiser makes them.
-        sizes = [parameter.numel() for parameter in parameters]
         for part, rate in zip(torch.split(total, sizes), rates, strict=True):
             part.div_(world * rate)
         return total.to(buffer.dtype)

@@ -8,16 +8,19 @@ import struct
 import tempfile
 import time
 from collections.abc import Callable
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Final
 
 import torch
 import torch.distributed as dist
-from torch.multiprocessing.spawn import spawn
+from torch.multiprocessing.spawn import start_processes
 
 _BYTES_SENT: Final = 200
 """Offset of `tcpi_bytes_sent` in Linux's `struct tcp_info`, since 4.19."""
 _MAX_PACING_RATE: Final = 47
+_PRELOADED: Final = "models.parallel.bench"
+"""What the ranks of this package need."""
 
 
 def run(work: Callable[..., Any], world: int, *arguments: Any, device: str = "cpu") -> Any:
@@ -38,8 +41,27 @@ def run(work: Callable[..., Any], world: int, *arguments: Any, device: str = "cp
     if device == "cuda" and torch.cuda.device_count() < world:
         raise RuntimeError(f"{torch.cuda.device_count()} CUDA devices for {world} ranks")
     with tempfile.TemporaryDirectory() as folder:
-        spawn(_rank, (world, folder, device, work, arguments), nprocs=world)  # type: ignore[no-untyped-call]
+        start(_rank, world, world, folder, device, work, arguments, forked=device == "cpu")
         return torch.load(Path(folder) / "said", weights_only=False)
+
+
+def start(work: Callable[..., Any], world: int, *arguments: Any, forked: bool = True) -> None:
+    """Call `work(rank, *arguments)` in as many processes; returns when all have ended well.
+
+    Args:
+        work: A module's function.
+        world: How many.
+        arguments: For each of them the same, picklable.
+        forked: From one process that has imported all of this once, instead of anew: seconds less
+            for each rank. CUDA does not bear it.
+
+    Raises:
+        torch.multiprocessing.ProcessRaisedException: One failed; the others are ended.
+    """
+    if forked:
+        get_context("forkserver").set_forkserver_preload([_PRELOADED])
+    method = "forkserver" if forked else "spawn"
+    start_processes(work, arguments, nprocs=world, start_method=method)  # type: ignore[no-untyped-call]
 
 
 def _rank(

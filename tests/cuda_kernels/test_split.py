@@ -7,9 +7,10 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from torch import Tensor, multiprocessing
+from torch import Tensor
 
 from models import ops
+from models.parallel.ranks import start
 from models.parallel.spatial import split_conv3d
 
 WORLD = 2
@@ -47,7 +48,7 @@ def test_a_half_precision_split_convolution_runs_the_kernel_and_equals_torch(
     host_library: Path, tmp_path: Path
 ) -> None:
     """Forward by the kernel over pieces, backward from them joined; two real processes."""
-    multiprocessing.spawn(_run, (str(host_library), str(tmp_path)), nprocs=WORLD)
+    start(_run, WORLD, str(host_library), str(tmp_path))
     random = torch.Generator().manual_seed(1)
     x, weight, bias, grad = (
         torch.randn(shape, generator=random).half().float()

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from torch import multiprocessing, nn
+from torch import nn
 
 from models.parallel.encoder import Encoder, Split, SplitGroupNorm
 from models.parallel.phantoms import phantoms
+from models.parallel.ranks import start
 
 WORLD = 4
 STEPS = 5
@@ -46,7 +47,7 @@ def _run(rank: int, store: str, out: str) -> None:
 
 def test_split_training_has_the_loss_curve_and_weights_of_unsplit_training(tmp_path: Path) -> None:
     """Slabs along one dimension and tiles along two, of uneven sizes, in real processes."""
-    multiprocessing.spawn(_run, (str(tmp_path / "store"), str(tmp_path / "out")), nprocs=WORLD)
+    start(_run, WORLD, str(tmp_path / "store"), str(tmp_path / "out"))
     losses, weights = _train(Split())
 
     assert losses[-1] < losses[0]

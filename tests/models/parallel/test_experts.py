@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import os
 import random
-from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
-from torch import multiprocessing, nn
+from torch import nn
 
 from models.moe import Bank, Mixture
 from models.parallel.experts import AllToAllDispatch, LocalDispatch, owned
+from models.parallel.ranks import start
 
 WORLD = 4
 TOLERANCE = 1e-6
@@ -201,9 +201,8 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
     """What each of four processes found, in groups of one to four."""
     folder: Path = tmp_path_factory.mktemp("experts")
     # Processes of a server that has PyTorch already: seconds of one core less for each.
-    get_context("forkserver").set_forkserver_preload(["models.parallel.experts"])
     given = (str(folder / "store"), str(folder / "out"))
-    multiprocessing.start_processes(_run, given, nprocs=WORLD, start_method="forkserver")
+    start(_run, WORLD, *given)
     return [torch.load(folder / f"out.{rank}") for rank in range(WORLD)]
 
 

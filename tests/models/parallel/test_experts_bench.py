@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
-from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
-from torch import multiprocessing
 
 from models.parallel.experts_bench import Cost, advice, measure
+from models.parallel.ranks import start
 
 COST = Cost(world=3, rows=64, width=128, outputs=128, top=2, experts=6, numbers=4096)
 
@@ -34,9 +33,8 @@ def test_what_is_sent_is_what_the_model_of_the_cost_says(tmp_path: Path) -> None
     """Within a tenth, since experts are drawn; the error is of rounding alone; every rank says the
     same.
     """
-    get_context("forkserver").set_forkserver_preload(["models.parallel.experts_bench"])
     given = (str(tmp_path / "store"), str(tmp_path / "out"))
-    multiprocessing.start_processes(_run, given, nprocs=3, start_method="forkserver")
+    start(_run, 3, *given)
     said = [torch.load(tmp_path / f"out{rank}") for rank in range(3)]
 
     assert said[0] == said[1] == said[2]

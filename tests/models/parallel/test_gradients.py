@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import multiprocessing, nn
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from models.parallel import ranks
@@ -21,6 +21,7 @@ from models.parallel.gradients import (
     largest,
     topk_hook,
 )
+from models.parallel.ranks import start
 from models.parallel.sparse_code import (
     rice_bytes,
     rice_decode,
@@ -196,7 +197,7 @@ def _run(rank: int, store: str, out: str) -> None:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
     """What each rank of three processes found."""
     folder: Path = tmp_path_factory.mktemp("gradients")
-    multiprocessing.spawn(_run, (str(folder / "store"), str(folder / "out")), nprocs=WORLD)
+    start(_run, WORLD, str(folder / "store"), str(folder / "out"))
     return [torch.load(folder / f"out.{rank}") for rank in range(WORLD)]
 
 
@@ -219,6 +220,26 @@ def test_ranks_hold_the_same_weights(trained: list[dict]) -> None:
 def test_a_resumed_training_goes_on_as_if_it_had_not_stopped(trained: list[dict]) -> None:
     """The memory of what was not sent survives a checkpoint and a new DDP with new buckets."""
     assert all(one["resumed"] for one in trained)
+
+
+def _short_trainings(_: int, folder: str) -> None:
+    """Trainings of one step, whose group ends with them."""
+    torch.set_num_threads(1)
+    for turn in range(200):
+        store = f"file://{folder}/{turn}"
+        dist.init_process_group("gloo", init_method=store, rank=0, world_size=1)
+        layer = nn.Linear(4, 4)
+        ddp = DistributedDataParallel(layer)
+        state = TopKState(layer.named_parameters(), TopKConfig(ratio=0.1), dist.group.WORLD)
+        ddp.register_comm_hook(state, topk_hook)
+        ddp(torch.ones(1, 4)).sum().backward()
+        dist.destroy_process_group()
+        del ddp, state, layer
+
+
+def test_a_training_that_ends_is_not_aborted(tmp_path: Path) -> None:
+    """Gloo's thread keeps nothing of the group that it would then take down itself."""
+    start(_short_trainings, 1, str(tmp_path))
 
 
 @pytest.mark.parametrize("masking", [False, True])

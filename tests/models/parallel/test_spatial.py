@@ -14,10 +14,10 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from torch import multiprocessing
 from torch.distributed.device_mesh import DeviceMesh
 from torch.utils.flop_counter import FlopCounterMode
 
+from models.parallel.ranks import start
 from models.parallel.slabs import Layout
 from models.parallel.spatial import split_conv3d
 
@@ -151,7 +151,7 @@ def _run(rank: int, store: str, out: str) -> None:
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, float]]:
     """What each of four processes found."""
     folder = tmp_path_factory.mktemp("spatial")
-    multiprocessing.spawn(_run, (str(folder / "store"), str(folder / "out")), nprocs=WORLD)
+    start(_run, WORLD, str(folder / "store"), str(folder / "out"))
     return [json.loads((folder / f"out.{rank}").read_text()) for rank in range(WORLD)]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from torch import multiprocessing
 
 from models.derived import X
 from models.features import D, E, F, Features, V
 from models.federated import learning, lesson
 from models.network import RISKS, Network, NetworkConfig
+from models.parallel.ranks import start
 from models.parallel.specialists import Specialist
 from models.parallel.spread import Spread, same_shape
 from models.parallel.team import Alone, Team
@@ -127,9 +126,8 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> torch.Tensor:
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What each of three processes ended with."""
     folder = tmp_path_factory.mktemp("spread")
-    get_context("forkserver").set_forkserver_preload(["models.parallel.spread"])
     given = (str(folder / "store"), str(folder))
-    multiprocessing.start_processes(_run, given, nprocs=WORLD, start_method="forkserver")
+    start(_run, WORLD, *given)
     return [torch.load(folder / f"out.{rank}") for rank in range(WORLD)]
 
 

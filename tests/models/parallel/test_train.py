@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +13,13 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from torch import multiprocessing
 
 from models.features import D, E, F, V
 from models.federated import learning
 from models.federated.strategy import Strategy
 from models.network import RISKS, Network
 from models.parallel.hospitals import Hospitals, SplitLearner
+from models.parallel.ranks import start
 from models.parallel.specialists import expert_parallel
 from models.parallel.train import THINNED_RATE, Plan, Stepper, main, train
 from models.signals import COUNT
@@ -105,9 +104,8 @@ def _features() -> tuple[np.ndarray, ...]:
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What each of four processes learnt."""
     folder: Path = tmp_path_factory.mktemp("train")
-    get_context("forkserver").set_forkserver_preload(["models.parallel.hospitals"])
     given = (str(folder / "store"), str(folder / "out"))
-    multiprocessing.start_processes(_run, given, nprocs=WORLD, start_method="forkserver")
+    start(_run, WORLD, *given)
     return [torch.load(folder / f"out.{rank}") for rank in range(WORLD)]
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import replace
-from multiprocessing import get_context
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,9 +13,9 @@ import torch
 import torch.distributed as dist
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import multiprocessing
 
 from models.parallel import transport
+from models.parallel.ranks import start
 from models.parallel.symmetric import Pool
 from models.parallel.transport import (
     PLUGIN,
@@ -185,8 +184,7 @@ def _rank(rank: int, world: int, folder: str) -> None:
 
 def test_ranks_on_the_cpu_talk_by_gloo_and_say_why(tmp_path: Path) -> None:
     """Real processes agree, reduce, and go on with ordinary memory where there is no other."""
-    get_context("forkserver").set_forkserver_preload(["models.parallel.symmetric"])
-    multiprocessing.start_processes(_rank, (2, str(tmp_path)), nprocs=2, start_method="forkserver")
+    start(_rank, 2, 2, str(tmp_path))
 
     for rank in range(2):
         backend, reasons, why, registered, numbers, again = torch.load(tmp_path / str(rank))

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from torch import multiprocessing
 
 from models.parallel import volumes
+from models.parallel.ranks import start
 from models.parallel.volumes import Traffic, even_sizes, reshard
 
 WORLD = 4
@@ -112,6 +112,6 @@ def test_resharded_slabs_are_the_whole_s_and_only_moves_are_sent(tmp_path: Path)
     """Any dtype, uneven and empty slabs, with and without a body mask; no byte too many is sent.
     Gradients come back to the voxels that they are of, also within a part of the ranks.
     """
-    multiprocessing.spawn(_run, (str(tmp_path / "store"), str(tmp_path / "done")), nprocs=WORLD)
+    start(_run, WORLD, str(tmp_path / "store"), str(tmp_path / "done"))
 
     assert all((tmp_path / f"done.{rank}").exists() for rank in range(WORLD))
