@@ -141,6 +141,8 @@ class NetworkLearner:
             self._network.zero_grad()
             lesson.loss(self._network, self._table, np.sort(part), weight).backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(parameters, _STEEPEST)
+            # Not of the rows: what they say is not to be cut for it.
+            lesson.restraint(self._network).backward()  # type: ignore[no-untyped-call]
             with torch.no_grad():
                 for parameter in parameters:
                     if parameter.grad is not None:
@@ -173,18 +175,17 @@ class NetworkLearner:
         buffers = dict(self._network.named_buffers())
 
         def lost(own: dict[str, Tensor], *row: Tensor) -> Tensor:
-            signals, minutes, case, label, expert = (x.unsqueeze(0) for x in row)
+            signals, minutes, case, *labels = (x.unsqueeze(0) for x in row)
             said: Said = functional_call(self._network, (own, buffers), (signals, minutes, case))
-            return lesson.sums(said, label, expert)[0].sum()
+            return lesson.sums(said, *labels)[0].sum()
 
-        each = vmap(grad(lost), in_dims=(None, 0, 0, 0, 0, 0))
+        each = vmap(grad(lost), in_dims=(None, *(0,) * 6))
         total = torch.zeros(len(model))
         for begin in range(0, len(at), _AT_ONCE):
             some = at[begin : begin + _AT_ONCE]
             given = lesson.disturbed(self._network, lesson.inputs(self._table, some))
             label = torch.from_numpy(self._table.labels[some].astype(np.float32))
-            expert = torch.from_numpy(self._table.expert[some].astype(np.int64))
-            found = each(parameters, *given, label, expert)
+            found = each(parameters, *given, label, *lesson.routes(self._table, some))
             steep = torch.cat([found[name].reshape(len(some), -1) for name in parameters], 1)
             bound = (recipe.norm / steep.norm(dim=1).clamp(1e-12)).clamp(max=1.0)
             total -= bound @ steep

@@ -5,7 +5,7 @@ rows, a risk that few label would count little in the mean over hospitals, and t
 the common layers away from it. With the labelled rows of all hospitals counted, each divides by
 those instead: the weighted mean of the hospitals' gradients is then the gradient over all rows.
 
-Axes: B rows, R risks, N experts.
+Axes: B rows, R risks.
 """
 
 from __future__ import annotations
@@ -17,25 +17,22 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits, log_softmax
+from torch.nn.functional import binary_cross_entropy_with_logits
 
-from models.features import HIDEABLE, UNIT_MISSING
+from models.features import HIDEABLE, UNIT_MISSING, F
 from models.network import RISKS, Network, Said
+from models.training import gate
 from models.training.cache import Table
 
-COUNTS: Final = 2 * len(RISKS) + 2
-"""Rows, labelled rows of each risk, events of each, rows whose specialty is known."""
-_GATE: Final = 0.2
+COUNTS: Final = 2 * len(RISKS) + 3
+"""Rows, labelled rows of each risk, events of each, rows whose specialty a diagnosis tells, and
+rows whose unit does."""
+_GATE: Final = (1.0, 0.2)
+"""Weight of the gate's lesson by diagnoses and by units, beside a risk's."""
+_RESTRAINT: Final = 1.0
+"""Of what the signals weigh in the gate, squared: few patients have a diagnosis for so many."""
 _HIDE: Final = 0.4
 _DROP: Final = 0.1
-_TARGET: Final = (
-    (1.0, 0.0, 0.0, 0.0),
-    (0.0, 1.0, 0.0, 0.0),
-    (0.0, 0.0, 1.0, 0.0),
-    (0.0, 0.5, 0.5, 0.0),
-)
-"""The experts a patient of known specialty should be routed to, by `Table.expert`."""
-
 Inputs = tuple[Tensor, Tensor, Tensor]
 
 
@@ -43,20 +40,22 @@ def count(table: Table) -> NDArray[np.int64]:
     """What a site counts before anything is learnt, [COUNTS]."""
     known = (table.labels >= 0).sum(0)
     events = (table.labels == 1).sum(0)
-    routed = int((table.expert >= 0).sum())
-    return np.array([len(table.stay), *known, *events, routed], np.int64)
+    routed = table.expert >= 0
+    told = gate.charted(torch.from_numpy(table.source)).numpy()
+    kinds = [(routed & told).sum(), (routed & ~told).sum()]
+    return np.array([len(table.stay), *known, *events, *kinds], np.int64)
 
 
 def balance(counts: Sequence[int]) -> Tensor:
-    """Rows over labelled rows of each risk and of the gate, [R + 1]; 0 where none is labelled."""
+    """Rows over labelled rows of each risk and part of the gate, [R + 2]; 0 where there is none."""
     rows = counts[0]
-    labelled = [*counts[1 : len(RISKS) + 1], counts[-1]]
+    labelled = [*counts[1 : len(RISKS) + 1], *counts[-2:]]
     return torch.tensor([rows / n if n else 0.0 for n in labelled])
 
 
 def rates(counts: Sequence[int]) -> Tensor:
     """How often each risk comes true, [R], within (0.001, 0.5)."""
-    known, events = counts[1 : len(RISKS) + 1], counts[len(RISKS) + 1 : -1]
+    known, events = counts[1 : len(RISKS) + 1], counts[len(RISKS) + 1 : -2]
     found = [e / k if k else 0.1 for k, e in zip(known, events, strict=True)]
     return torch.tensor(np.clip(found, 1e-3, 0.5), dtype=torch.float32)
 
@@ -68,6 +67,14 @@ def inputs(table: Table, at: NDArray[np.int64]) -> Inputs:
         for x in (table.signals, table.minutes, table.case)
     )
     return signals, minutes, case
+
+
+def routes(table: Table, at: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+    """Specialty and set of some rows, int64[B]."""
+    expert, source = (
+        torch.from_numpy(x[at].astype(np.int64)) for x in (table.expert, table.source)
+    )
+    return expert, source
 
 
 def disturbed(network: Network, given: Inputs) -> Inputs:
@@ -83,23 +90,27 @@ def disturbed(network: Network, given: Inputs) -> Inputs:
     return signals, minutes, case
 
 
-def sums(said: Said, label: Tensor, expert: Tensor) -> tuple[Tensor, Tensor]:
-    """Sum over rows of each risk's loss and of the gate's, and the rows behind each, [R + 1].
+def sums(said: Said, label: Tensor, expert: Tensor, source: Tensor) -> tuple[Tensor, Tensor]:
+    """Sum over rows of each risk's loss and of the gate's by diagnoses and by units, and the rows
+    behind each, [R + 2].
 
     Args:
         said: Of the network.
         label: [B, R], -1 where unknown.
         expert: [B] as in `Table.expert`, -1 where unknown.
+        source: [B] as in `Table.source`.
     """
-    known, routed = label >= 0, expert >= 0
+    known, routed, told = label >= 0, expert >= 0, gate.charted(source)
     each = binary_cross_entropy_with_logits(said.logits, label.clamp(0), reduction="none")
-    # As far as its values are strange a window is for the route of what the others never saw.
-    novel = said.strange.detach().unsqueeze(1)
-    want = torch.tensor(_TARGET)[expert.clamp(0)] * (1.0 - novel)
-    want = want + novel * torch.tensor([0.0, 0.0, 0.0, 1.0])
-    gate = -_GATE * (want * log_softmax(said.gate, 1)).sum(1)
-    lost = torch.cat([(each * known).sum(0), (gate * routed).sum().unsqueeze(0)])
-    return lost, torch.cat([known.sum(0), routed.sum().unsqueeze(0)])
+    kinds = torch.stack([routed & told, routed & ~told], 1)
+    way = gate.losses(said.gate, said.strange.detach(), *gate.wanted(expert, told))
+    ways = way.unsqueeze(1) * kinds * torch.tensor(_GATE)
+    return torch.cat([(each * known).sum(0), ways.sum(0)]), torch.cat([known.sum(0), kinds.sum(0)])
+
+
+def restraint(network: Network) -> Tensor:
+    """What holds the gate back from the signals, added to a round's loss of any rows."""
+    return _RESTRAINT * network.gate.first.weight[:, :-F].square().sum()
 
 
 def of_rows(
@@ -116,8 +127,7 @@ def of_rows(
             the mean of the rows that have a label, as where one hospital trains alone.
     """
     label = torch.from_numpy(table.labels[at].astype(np.float32))
-    expert = torch.from_numpy(table.expert[at].astype(np.int64))
-    lost, known = sums(network(*given), label, expert)
+    lost, known = sums(network(*given), label, *routes(table, at))
     return (lost / known.clamp(1)).sum() if weight is None else (lost * weight).sum() / len(at)
 
 

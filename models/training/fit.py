@@ -247,10 +247,8 @@ def _resumed(learner: Learner, state: Path, group: ProcessGroup | None) -> int:
     return int(done)
 
 
-def _loss(
-    network: nn.Module, table: Table, at: NDArray[np.int64], lesson: _Lesson | None = None
-) -> Tensor:
-    """Loss of some rows; without a lesson, as in a federation, their labels alone teach."""
+def _loss(network: nn.Module, table: Table, at: NDArray[np.int64], lesson: _Lesson) -> Tensor:
+    """Loss of some rows, some of whose features are hidden."""
     signals, minutes, case = _inputs(table, at)
     hidden = torch.rand(len(at)) < _HIDE
     case[hidden.nonzero(), torch.tensor(HIDEABLE)] = 0.0
@@ -260,13 +258,7 @@ def _loss(
     minutes = minutes * (torch.rand(len(at), 1, 1) >= _DROP_MINUTES)
     signals, minutes = (x * (torch.rand(x.shape) >= _DROP_FEATURES) for x in (signals, minutes))
     said = network(signals, minutes, case)
-    if lesson is not None:
-        loss = lesson.loss(said.logits, torch.from_numpy(at))
-    else:
-        label = torch.from_numpy(table.labels[at].astype(np.float32))
-        each = binary_cross_entropy_with_logits(said.logits, label.clamp(0), reduction="none")
-        loss = _mean(each, label >= 0).sum()
-    return loss + gate.loss_of(said, table, at)
+    return lesson.loss(said.logits, torch.from_numpy(at))
 
 
 def describe(plan: Plan) -> dict[str, int]:

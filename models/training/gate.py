@@ -20,7 +20,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from models.features import CASE_FEATURES, SLOW, UNIT_MISSING, UNITS, F
 from models.moe import EXPERTS, STEEP
-from models.network import Network, Said
+from models.network import Network
 from models.training.cache import SETS, Table
 
 _AT: Final = {name: i for i, name in enumerate(CASE_FEATURES)}
@@ -35,8 +35,6 @@ _DECAY: Final = 0.05
 _SHRINK: Final = 30.0
 """Decay of what the signals weigh: a thousand patients with a diagnosis are few for so many."""
 _AVERAGE: Final = 0.99
-_LIGHT: Final = 0.1
-"""Of the lesson beside other losses, where the gate learns with all else, as in a federation."""
 _HIDE: Final = 0.2
 """Of the rows the unit, and apart from it the problem codes."""
 _DROP: Final = 0.1
@@ -106,14 +104,6 @@ def steps_of(rows: int) -> int:
     return min(_STEPS, 20 + rows // 50)
 
 
-def loss_of(said: Said, table: Table, at: NDArray[np.int64]) -> Tensor:
-    """The lesson on some rows as they are; 0 where the gate is kept as `teach` left it."""
-    if not said.gate.requires_grad or not (table.expert[at] >= 0).any():
-        return torch.zeros(())
-    want, weight = (x.to(said.gate.device) for x in _wanted(table, at))
-    return _LIGHT * _mean_loss(said.gate, said.strange.detach(), want, weight)
-
-
 class _Pool:
     """Rows of one set that the gate learns from."""
 
@@ -124,7 +114,10 @@ class _Pool:
         self.at = at
         self.case = table.case
         self.absent = network.absent_D[list(SLOW)]
-        self.want, self.weight = _wanted(table, at)
+        expert, source = (
+            torch.from_numpy(x[at].astype(np.int64)) for x in (table.expert, table.source)
+        )
+        self.want, self.weight = wanted(expert, charted(source))
         # A long stay is one patient, too.
         _, which, count = np.unique(table.stay[at], return_inverse=True, return_counts=True)
         self.order = np.cumsum(1.0 / count[which])
@@ -150,35 +143,48 @@ class _Pool:
         lost = torch.from_numpy(rng.random(slow.shape[:2]) < _DROP).unsqueeze(2)
         slow = torch.where(lost, self.absent, slow).reshape(size, -1)
         logits = network.gate(torch.cat([slow, case], 1), strange)
-        return _mean_loss(logits, strange, self.want[drawn], self.weight[drawn], orphan)
+        return losses(logits, strange, self.want[drawn], self.weight[drawn], orphan).mean()
 
 
-def _wanted(table: Table, at: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-    """What oncology and cardiology should be in some rows, [n, 2], and how much each counts."""
-    expert = table.expert[at]
+def charted(source: Tensor) -> Tensor:
+    """Whether rows of a set, `Table.source` [n], have charted diagnoses; units say only who is
+    cardiologic.
+    """
+    return source == SETS.index("eicu-demo")
+
+
+def wanted(expert: Tensor, charted: Tensor) -> tuple[Tensor, Tensor]:
+    """What oncology and cardiology should be, float32[n, 2], and how much each counts.
+
+    Args:
+        expert: As in `Table.expert`, [n], -1 where unknown.
+        charted: Whether diagnoses say so, [n].
+    """
     known = expert >= 0
     # Units say nothing of tumours.
-    told = known & (table.source[at] == SETS.index("eicu-demo"))
-    cancer = np.where(told, expert & 1, _PRIOR[0])
-    heart = np.where(known, (expert & 2) / 2, _PRIOR[1])
-    heart = np.where(known & ~told, np.where(heart > 0.5, _SURE, 1.0 - _SURE), heart)
-    weight = np.stack([np.where(told, 1.0, _UNKNOWN), np.where(known, 1.0, _UNKNOWN)], 1)
-    weight[:, 0] *= np.where(told & ((expert & 1) > 0), _RISEN, 1.0)
-    want = np.stack([cancer, heart], 1)
-    return torch.from_numpy(want.astype(np.float32)), torch.from_numpy(weight.astype(np.float32))
+    told = known & charted
+    tumour, failing = (expert & 1) > 0, (expert & 2) > 0
+    cancer = torch.where(told, tumour.float(), _PRIOR[0])
+    heart = torch.where(failing, _SURE, 1.0 - _SURE)
+    heart = torch.where(told, failing.float(), torch.where(known, heart, _PRIOR[1]))
+    raised = torch.where(tumour, _RISEN, 1.0)
+    weight = [torch.where(told, raised, _UNKNOWN), torch.where(known, 1.0, _UNKNOWN)]
+    return torch.stack([cancer, heart], 1), torch.stack(weight, 1)
 
 
-def _mean_loss(
+def losses(
     logits: Tensor, strange: Tensor, want: Tensor, weight: Tensor, orphan: Tensor | None = None
 ) -> Tensor:
-    """Mean loss of gate logits [n, N]; rows with an Orphanet code belong to the rare route."""
+    """Loss of each row, [n], by its gate logits [n, N]; rows with an Orphanet code belong to the
+    rare route, and others as far as their values are strange [n].
+    """
     odds = torch.stack([_against(logits, i) for i in (_ONCOLOGY, _CARDIOLOGY)], 1)
     each = binary_cross_entropy_with_logits(odds, want, reduction="none")
     rare = torch.sigmoid(_QUIET + STEEP * strange)
     if orphan is not None:
         rare = rare.masked_fill(orphan, 0.9)
-    route = binary_cross_entropy_with_logits(_against(logits, _RARE), rare)
-    return (each * weight).sum(1).mean() + route
+    route = binary_cross_entropy_with_logits(_against(logits, _RARE), rare, reduction="none")
+    return (each * weight).sum(1) + route
 
 
 def _against(logits: Tensor, expert: int) -> Tensor:

@@ -100,25 +100,25 @@ def test_an_orphanet_code_opens_the_rare_disease_route(taught: tuple[Network, Ta
 
 
 def test_what_was_taught_is_kept(taught: tuple[Network, Table]) -> None:
-    """Later training gets no gradient for the gate, and no loss."""
+    """Later training gets no gradient for the gate."""
     network, table = taught
     parts = (table.signals[:8], table.minutes[:8], table.case[:8])
     said = network(*(torch.from_numpy(x.astype(np.float32)) for x in parts))
     said.logits.sum().backward()
     assert all(x.grad is None for x in network.gate.parameters())
-    assert gate.loss_of(said, table, np.arange(8)) == 0.0
 
 
-def test_without_a_lesson_the_gate_learns_beside_the_risks() -> None:
-    """As in a federation, where no site has all sets."""
-    table, network = rows(60), Network()
-    at = np.arange(len(table.stay))
-    parts = (table.signals, table.minutes, table.case)
-    said = network(*(torch.from_numpy(x.astype(np.float32)) for x in parts))
-    loss = gate.loss_of(said, table, at)
-    assert loss > 0.0
-    loss.backward()  # type: ignore[no-untyped-call]
-    assert network.gate.first.weight.grad is not None
+def test_a_diagnosis_says_more_than_a_unit_and_a_unit_more_than_nothing() -> None:
+    """Of tumours units say nothing; what is not known is the prior, at little weight."""
+    expert = torch.tensor([3, 0, 2, 0, -1])
+    told = torch.tensor([True, True, False, False, False])
+    want, weight = gate.wanted(expert, told)
+    assert want[:2].tolist() == [[1.0, 1.0], [0.0, 0.0]]
+    cancer, heart = want.T.tolist()
+    assert cancer[2:] == [cancer[4]] * 3 and 0.0 < cancer[4] < 0.2
+    assert heart[3] < heart[4] < heart[2] < 1.0
+    assert (weight[:2] >= 1.0).all() and (weight[2:4, 1] == 1.0).all()
+    assert (weight[2:, 0] < 0.5).all() and weight[4, 1] < 0.5
 
 
 def test_the_same_seed_teaches_the_same_gate() -> None:
