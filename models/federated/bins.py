@@ -24,7 +24,10 @@ _STEP: Final = 2 * _BOUND / FINE_BINS
 _LEFT: Final = np.arange(FINE_BINS) * _STEP - _BOUND
 """Lower border of each fine bin, in units of the logit; the outermost bins are open."""
 CENTRE: Final = _LEFT + _STEP / 2
-_LEAST_EVENTS: Final = 10
+_LEAST_STAYS: Final = 30
+"""In which a risk must have come true: rows of one patient are alike, and a slope of nine deaths
+was off by half.
+"""
 
 Floats = NDArray[np.float64]
 Whole = NDArray[np.int64]
@@ -35,15 +38,24 @@ def fine(logit: Floats) -> Whole:
     return np.clip((logit + _BOUND) / _STEP, 0, FINE_BINS - 1).astype(np.int64)
 
 
-def count(logits: Floats, labels: NDArray[np.int8]) -> Whole:
-    """Rows and events of each risk and fine bin, [2 R J]; labels [n, R] are -1 where unknown."""
-    found = np.zeros((2, labels.shape[1], FINE_BINS), np.int64)
-    for risk in range(labels.shape[1]):
-        known = labels[:, risk] >= 0
-        at = fine(logits[known, risk])
-        found[0, risk] = np.bincount(at, minlength=FINE_BINS)
-        found[1, risk] = np.bincount(at[labels[known, risk] == 1], minlength=FINE_BINS)
-    return found.reshape(-1)
+def size(risks: int) -> int:
+    """How many whole numbers `count` gives."""
+    return 2 * risks * FINE_BINS + risks
+
+
+def count(logits: Floats, labels: NDArray[np.int8], stay: NDArray[np.int64]) -> Whole:
+    """Rows and events of each risk and fine bin, and stays with an event, [2 R J + R]; labels
+    [n, R] are -1 where unknown.
+    """
+    risks = labels.shape[1]
+    found = np.zeros((2, risks, FINE_BINS), np.int64)
+    stays = np.zeros(risks, np.int64)
+    for risk in range(risks):
+        known, came = labels[:, risk] >= 0, labels[:, risk] == 1
+        found[0, risk] = np.bincount(fine(logits[known, risk]), minlength=FINE_BINS)
+        found[1, risk] = np.bincount(fine(logits[came, risk]), minlength=FINE_BINS)
+        stays[risk] = len(np.unique(stay[came]))
+    return np.concatenate([found.reshape(-1), stays])
 
 
 def gained(logit: Floats, gain: Floats) -> NDArray[np.float32]:
@@ -73,7 +85,7 @@ def spread(
 
 
 class Curves(msgspec.Struct):
-    """Rows and events by fine bin, int64 [2, R, J], and sepsis alarms' gain, float64 [J]."""
+    """What was counted, see `count`, and sepsis alarms' gain, float64 [J]."""
 
     risks: int
     counted: bytes
@@ -86,13 +98,15 @@ class Curves(msgspec.Struct):
 
     def rows(self, risk: int) -> tuple[Floats, Floats]:
         """Rows and events by fine bin of a risk."""
-        both = np.frombuffer(self.counted, "<i8").reshape(2, self.risks, FINE_BINS)
+        both = np.frombuffer(self.counted, "<i8")[: -self.risks]
+        both = both.reshape(2, self.risks, FINE_BINS)
         return both[0, risk].astype(np.float64), both[1, risk].astype(np.float64)
 
     def platt(self, risk: int) -> tuple[float, float] | None:
         """Slope and intercept of a risk by Newton's method; None where too little happened."""
         rows, hits = self.rows(risk)
-        if not _LEAST_EVENTS <= hits.sum() <= rows.sum() - _LEAST_EVENTS:
+        stays = int(np.frombuffer(self.counted, "<i8")[risk - self.risks])
+        if stays < _LEAST_STAYS or hits.sum() == rows.sum():
             return None
         x = np.stack([CENTRE, np.ones(FINE_BINS)], 1)
         w = np.array([1.0, 0.0])

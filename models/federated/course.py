@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.federated import support
-from models.federated.bins import FINE_BINS, Curves, Spread
+from models.federated.bins import FINE_BINS, Curves, Spread, size
 from models.federated.fixed_point import FixedPoint
 from models.federated.messages import Kind, Recipe
 from models.federated.server import Result
@@ -159,8 +159,7 @@ class Course:
         if stage == "count":
             return Ask(Recipe(kind=stage), material, 0, plan.counts, 1.0, most)
         if stage == "bins":
-            whole = 2 * plan.risks * FINE_BINS
-            return Ask(Recipe(kind=stage), material, FINE_BINS, whole, 1e4, most)
+            return Ask(Recipe(kind=stage), material, FINE_BINS, size(plan.risks), 1e4, most)
         if stage == "spread":
             assert self.curves is not None
             edges = self.curves.edges()

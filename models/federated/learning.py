@@ -95,7 +95,7 @@ class NetworkLearner:
         gain = gains(held.labels[:, sepsis], held.hour, held.stay) if len(held.stay) else nothing
         return Contribution(
             bins.gained(logits[:, sepsis], np.asarray(gain, np.float64)),
-            bins.count(logits, held.labels),
+            bins.count(logits, held.labels, held.stay),
         )
 
     def train(

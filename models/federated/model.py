@@ -122,5 +122,6 @@ def save(
         done = calibrate.apply(model.calibration, curves, spread, sepsis=RISKS.index("sepsis"))
         card["federated"]["calibrated"] = [RISKS[risk] for risk in done]
     if len(done) < len(RISKS):
-        card["note"] = "Not all risks are calibrated: calibrate before use."
+        missing = ", ".join(name for risk, name in enumerate(RISKS) if risk not in done)
+        card["note"] = f"Not calibrated: {missing}. Calibrate before use."
     checkpoint.save(model, path, card)

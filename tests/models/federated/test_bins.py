@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 
 from models import calibration as pooled
@@ -29,7 +30,7 @@ def _federated() -> tuple[Calibration, Calibration]:
     logits, labels = logit[:, None], label[:, None]
     gain = np.where(label == 1, 1.0, -0.1)
     parts = [site == number for number in range(4)]
-    counted = np.sum([bins.count(logits[at], labels[at]) for at in parts], 0)
+    counted = np.sum([bins.count(logits[at], labels[at], stay[at]) for at in parts], 0)
     gained = np.sum([bins.gained(logit[at], gain[at]) for at in parts], 0).astype(np.float64)
     curves = Curves.of(gained, counted, 1)
     edges = curves.edges()
@@ -63,8 +64,9 @@ def test_the_threshold_is_where_alarms_gain_most() -> None:
 
 def test_event_1_balances_sensitivity_and_predictive_value() -> None:
     """The lesser of the two at the threshold is the best of all borders."""
-    logit, label, _, _ = _rows()
-    curves = Curves.of(np.zeros(bins.FINE_BINS), bins.count(logit[:, None], label[:, None]), 1)
+    logit, label, stay, _ = _rows()
+    counted = bins.count(logit[:, None], label[:, None], stay)
+    curves = Curves.of(np.zeros(bins.FINE_BINS), counted, 1)
 
     def event_1(at: float) -> float:
         alarm = logit >= at - 1e-9
@@ -75,12 +77,16 @@ def test_event_1_balances_sensitivity_and_predictive_value() -> None:
     assert event_1(limit) >= max(event_1(at) for at in np.arange(-16, 16, 1 / 16)) - 1e-9
 
 
-def test_too_few_events_calibrate_nothing() -> None:
-    """A risk that hardly happened keeps the calibration it had."""
-    logits, labels = np.zeros((50, 1)), np.zeros((50, 1), np.int8)
-    curves = Curves.of(np.zeros(bins.FINE_BINS), bins.count(logits, labels), 1)
+@pytest.mark.parametrize(("stays", "done"), [(29, []), (30, [0])])
+def test_events_of_too_few_stays_calibrate_nothing(stays: int, done: list[int]) -> None:
+    """Many rows of few patients are few: the risk keeps the calibration it had."""
+    rng = np.random.default_rng(4)
+    stay = np.repeat(np.arange(60), 20)
+    labels = ((stay < stays) & (np.arange(len(stay)) % 20 > 9)).astype(np.int8)[:, None]
+    logits = labels + rng.normal(0, 1, labels.shape)
+    curves = Curves.of(np.zeros(bins.FINE_BINS), bins.count(logits, labels, stay), 1)
     edges = curves.edges()
-    spread = Spread.of(bins.spread(logits, labels, np.arange(50), edges), edges)
+    spread = Spread.of(bins.spread(logits, labels, stay, edges), edges)
     found = Calibration(1)
-    assert calibrate.apply(found, curves, spread, sepsis=0) == []
-    assert float(found.slope[0]) == 1.0
+    assert calibrate.apply(found, curves, spread, sepsis=0) == done
+    assert (float(found.slope[0]) == 1.0) is not bool(done)
