@@ -144,16 +144,14 @@ def train(
     those that torchrun has started on several.
     """
     _needs_data(settings)
-    import_module("app.roles.train").train(
-        settings,
-        out=out,
-        quick=quick,
-        sets=listed(sets),
-        epochs=whole("epochs", epochs, 1),
-        limit=None if limit is None else whole("limit", limit, 1),
-        seed=whole("seed", seed, 0),
-        ranks=None if ranks is None else whole("ranks", ranks, 2),
-    )
+    numbers = {
+        "epochs": whole("epochs", epochs, 1),
+        "limit": None if limit is None else whole("limit", limit, 1),
+        "seed": whole("seed", seed, 0),
+        "ranks": None if ranks is None else whole("ranks", ranks, 2),
+    }
+    module = import_module("app.roles.train")
+    module.train(settings, out=out, quick=quick, sets=listed(sets), **numbers)
 
 
 @command("evaluate", "data", "data_dir", "devices", "threads", "model")
@@ -166,13 +164,9 @@ def evaluate(
 ) -> None:
     """Measure the model on the test part of the recorded sets below --data."""
     _needs_data(settings)
-    import_module("app.roles.evaluate").evaluate(
-        settings,
-        out=out,
-        predictions=predictions,
-        sets=listed(sets),
-        limit=None if limit is None else whole("limit", limit, 1),
-    )
+    most = None if limit is None else whole("limit", limit, 1)
+    module = import_module("app.roles.evaluate")
+    module.evaluate(settings, out=out, predictions=predictions, sets=listed(sets), limit=most)
 
 
 @command("topics", "kafka", "partitions", "replication")
@@ -208,7 +202,7 @@ def _needs_kafka(settings: Settings) -> None:
 
 
 def _needs_data(settings: Settings) -> None:
-    """Tell it before PyTorch is loaded, which takes seconds."""
+    """Tell it, as all that can be, before PyTorch is loaded, which takes seconds."""
     if settings.data is None or not settings.data.is_dir():
         shown = "nothing" if settings.data is None else ascii(str(settings.data))
         raise BadSetting(f"data: {shown} is not allowed: the folder of the recorded sets")
