@@ -75,7 +75,7 @@ def train(
         fitted: What fits a network: this process, or a team of ranks.
 
     Raises:
-        ValueError: A set is unknown or missing.
+        ValueError: A set is unknown or missing, or the patients are too few for the folds.
     """
     used = present(data, sets)
     cache = cache or out / "cache"
@@ -83,6 +83,10 @@ def train(
     features = Features()
     table = build(data, cache, used, limit, features)
     table = replace(table, fold=table.fold % folds)
+    for fold in range(folds):
+        if not (table.fold == fold).any():
+            stays = len(np.unique(table.stay))
+            raise ValueError(f"{stays} stays are too few: none falls into fold {fold} of {folds}")
     limited = "" if limit is None else f" --limit {limit}"
     command = (
         f"vitalstream train --data DATA --out OUT --sets {','.join(used)} --epochs {epochs}"

@@ -26,3 +26,10 @@ def test_one_set_alone_trains_a_model_whose_card_leaves_out_what_nobody_knows(
     assert "experts" not in card["measured"]
     assert "sepsis_utility" not in card["measured"]
     assert card["measured"]["mortality"]["events"] > 0
+
+
+def test_too_few_patients_for_the_folds_are_told(recorded, tmp_path):
+    """In a sentence, before anything is grown."""
+    recorded.physionet2012(tmp_path / "data" / "physionet2012", stays=3)
+    with pytest.raises(ValueError, match=r"3 stays are too few: none falls into fold \d of 5"):
+        run.train(tmp_path / "data", tmp_path / "out", sets=["physionet2012"])

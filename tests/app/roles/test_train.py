@@ -1,0 +1,41 @@
+"""`vitalstream train` with its experts over processes of this machine, from archives to weights."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from models import checkpoint
+
+ROOT = Path(__file__).parents[3]
+
+
+def test_experts_are_spread_over_ranks_from_the_command_line(recorded: Any, tmp_path: Path) -> None:
+    """Two ranks write what one process writes: weights that are loaded, their card and what was
+    told out of fold.
+    """
+    recorded.physionet2012(tmp_path / "data" / "physionet2012", stays=24)
+    out = tmp_path / "out"
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "app.cli", "train", "--data", str(tmp_path / "data")),
+            *("--out", str(out), "--sets", "physionet2012", "--quick"),
+            *("--limit", "8000"),
+            *("--spread-experts", "--ranks", "2"),
+        ],
+        cwd=ROOT,
+        env={k: v for k, v in os.environ.items() if not k.startswith("VITALSTREAM_")},
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+
+    assert done.returncode == 0, done.stderr
+    _, version = checkpoint.load(out / "model.safetensors")
+    assert json.loads((out / "card.json").read_text())["version"] == version
+    assert (out / "predictions.npz").exists()
+    assert done.stderr.count("trained  ") == 1, "the first rank alone writes"
