@@ -1,9 +1,9 @@
 """Calibration of counts: sites add up how often what was predicted happened, by bins of the logit.
 
-A first round counts rows and events in fine bins: of their sums follow Platt's slope and intercept,
-and the threshold. A second one counts what the bounds need, in the few bins of the calibration: of
-each stay's rows c and events h the sums of h^2, h c and c^2, since rows of one patient are alike.
-All are whole numbers, so that their sums are exact.
+A first round counts rows and events in fine bins, and stays with an event: of their sums follow
+Platt's slope and intercept, and the threshold. A second one counts what the bounds need, in the few
+bins of the calibration: of each stay's rows c and events h the sums of h^2, h c and c^2, since rows
+of one patient are alike. All are whole numbers, so that their sums are exact.
 
 Axes: R risks, J fine bins, K the calibration's bins.
 """
@@ -25,8 +25,8 @@ _LEFT: Final = np.arange(FINE_BINS) * _STEP - _BOUND
 """Lower border of each fine bin, in units of the logit; the outermost bins are open."""
 CENTRE: Final = _LEFT + _STEP / 2
 _LEAST_STAYS: Final = 30
-"""In which a risk must have come true: rows of one patient are alike, and a slope of nine deaths
-was off by half.
+"""In which a risk must have come true, and rows in which it must not: rows of one patient are
+alike, and a slope of nine deaths was off by half.
 """
 
 Floats = NDArray[np.float64]
@@ -106,7 +106,7 @@ class Curves(msgspec.Struct):
         """Slope and intercept of a risk by Newton's method; None where too little happened."""
         rows, hits = self.rows(risk)
         stays = int(np.frombuffer(self.counted, "<i8")[risk - self.risks])
-        if stays < _LEAST_STAYS or hits.sum() == rows.sum():
+        if stays < _LEAST_STAYS or rows.sum() - hits.sum() < _LEAST_STAYS:
             return None
         x = np.stack([CENTRE, np.ones(FINE_BINS)], 1)
         w = np.array([1.0, 0.0])

@@ -15,7 +15,7 @@ _Z: Final = 1.645
 
 
 def apply(calibration: Calibration, curves: Curves, spread: Spread, *, sepsis: int) -> list[int]:
-    """Set slope, intercept, threshold and bounds; returns the risks that had enough events."""
+    """Set slope, intercept, threshold and bounds; returns the risks that came true often enough."""
     done = []
     for risk in range(curves.risks):
         found = curves.platt(risk)

@@ -218,13 +218,17 @@ class Course:
         """Go on from a state.
 
         Raises:
-            ValueError: It is of a model of another size, or of another strategy.
+            ValueError: It is of a model of another size, of another strategy, or counted otherwise.
         """
         found = msgspec.msgpack.decode(data, type=_State)
         if len(found.model) != 4 * len(self.model):
             raise ValueError("the state is of a model of another size")
         if len(found.moments) != len(self._moments):
             raise ValueError("the state is of another strategy")
+        curves = 0 if found.curves is None else len(found.curves.counted)
+        expected = (0, 8 * size(self.plan.risks))
+        if len(found.counts) not in (0, self.plan.counts) or curves not in expected:
+            raise ValueError("the state was counted by another plan or edition")
         self.model = np.frombuffer(found.model, "<f4").copy()
         self._moments = [np.frombuffer(moment, "<f8").copy() for moment in found.moments]
         self.done, self.counts = found.done, found.counts

@@ -53,7 +53,8 @@ class Hub:
         now_s: Now.
 
     Raises:
-        ValueError: The folder's state is of a model of another size, or of another strategy.
+        ValueError: The folder's state is of a model of another size, of another strategy, or was
+            counted by another plan or edition.
     """
 
     def __init__(
@@ -80,6 +81,10 @@ class Hub:
             found = Round.restore((folder / _ROUND).read_bytes(), self.roster, light)
             if found.state.task == self._task:
                 self.round = found
+            elif found.state.task.number == self._kept.number and not self.finished:
+                # Begun with other options: who took part in this number does so no more.
+                self._kept.past.append(Past(self._kept.number, (), 0, "the task has changed"))
+                self._kept.number += 1
         if self.round is None:
             self._open(now_s)
 

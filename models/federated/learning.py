@@ -141,8 +141,10 @@ class NetworkLearner:
             self._network.zero_grad()
             lesson.loss(self._network, self._table, np.sort(part), weight).backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(parameters, _STEEPEST)
-            # Not of the rows: what they say is not to be cut for it.
-            lesson.restraint(self._network).backward()  # type: ignore[no-untyped-call]
+            # Not of the rows: what they say is not to be cut for it, nor a private update's bound
+            # to be spent on it.
+            if not recipe.noise:
+                lesson.restraint(self._network).backward()  # type: ignore[no-untyped-call]
             with torch.no_grad():
                 for parameter in parameters:
                     if parameter.grad is not None:

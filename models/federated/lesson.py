@@ -33,6 +33,7 @@ _RESTRAINT: Final = 1.0
 """Of what the signals weigh in the gate, squared: few patients have a diagnosis for so many."""
 _HIDE: Final = 0.4
 _DROP: Final = 0.1
+
 Inputs = tuple[Tensor, Tensor, Tensor]
 
 
@@ -109,7 +110,9 @@ def sums(said: Said, label: Tensor, expert: Tensor, source: Tensor) -> tuple[Ten
 
 
 def restraint(network: Network) -> Tensor:
-    """What holds the gate back from the signals, added to a round's loss of any rows."""
+    """What holds the gate back from the signals in a round of gradients that is not private, once
+    for a step and whatever its rows.
+    """
     return _RESTRAINT * network.gate.first.weight[:, :-F].square().sum()
 
 

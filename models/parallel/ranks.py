@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import socket
 import struct
 import tempfile
 import time
 from collections.abc import Callable
-from multiprocessing import get_context
+from multiprocessing import connection, get_context, parent_process
 from pathlib import Path
+from threading import Thread
 from typing import Any, Final
 
 import torch
@@ -19,8 +21,8 @@ from torch.multiprocessing.spawn import start_processes
 _BYTES_SENT: Final = 200
 """Offset of `tcpi_bytes_sent` in Linux's `struct tcp_info`, since 4.19."""
 _MAX_PACING_RATE: Final = 47
-_PRELOADED: Final = "models.parallel.bench"
-"""What the ranks of this package need."""
+_PRELOADED: Final = ["models.parallel.bench", "models.parallel.hospitals", "models.parallel.spread"]
+"""What ranks of this package need, but for a little."""
 
 
 def run(work: Callable[..., Any], world: int, *arguments: Any, device: str = "cpu") -> Any:
@@ -48,20 +50,36 @@ def run(work: Callable[..., Any], world: int, *arguments: Any, device: str = "cp
 def start(work: Callable[..., Any], world: int, *arguments: Any, forked: bool = True) -> None:
     """Call `work(rank, *arguments)` in as many processes; returns when all have ended well.
 
+    They end with this process, however it ends.
+
     Args:
         work: A module's function.
         world: How many.
         arguments: For each of them the same, picklable.
         forked: From one process that has imported all of this once, instead of anew: seconds less
-            for each rank. CUDA does not bear it.
+            for each rank. They have the environment that this process had when it first started
+            any. CUDA does not bear it.
 
     Raises:
         torch.multiprocessing.ProcessRaisedException: One failed; the others are ended.
     """
     if forked:
-        get_context("forkserver").set_forkserver_preload([_PRELOADED])
+        get_context("forkserver").set_forkserver_preload(_PRELOADED)
     method = "forkserver" if forked else "spawn"
-    start_processes(work, arguments, nprocs=world, start_method=method)  # type: ignore[no-untyped-call]
+    start_processes(_watched, (work, arguments), nprocs=world, start_method=method)  # type: ignore[no-untyped-call]
+
+
+def _watched(rank: int, work: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    """Work, and end when the process that asked for it has ended: the one that forked lives on."""
+    Thread(target=_end_with_parent, daemon=True).start()
+    work(rank, *arguments)
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    assert parent is not None
+    connection.wait([parent.sentinel])
+    os._exit(1)
 
 
 def _rank(

@@ -153,16 +153,16 @@ def charted(source: Tensor) -> Tensor:
     return source == SETS.index("eicu-demo")
 
 
-def wanted(expert: Tensor, charted: Tensor) -> tuple[Tensor, Tensor]:
+def wanted(expert: Tensor, charts: Tensor) -> tuple[Tensor, Tensor]:
     """What oncology and cardiology should be, float32[n, 2], and how much each counts.
 
     Args:
         expert: As in `Table.expert`, [n], -1 where unknown.
-        charted: Whether diagnoses say so, [n].
+        charts: Whether diagnoses say so, [n], see `charted`.
     """
     known = expert >= 0
     # Units say nothing of tumours.
-    told = known & charted
+    told = known & charts
     tumour, failing = (expert & 1) > 0, (expert & 2) > 0
     cancer = torch.where(told, tumour.float(), _PRIOR[0])
     heart = torch.where(failing, _SURE, 1.0 - _SURE)

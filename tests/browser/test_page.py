@@ -213,7 +213,7 @@ def test_a_phone_and_a_wall_display_need_no_sideways_scrolling(ward: Any) -> Non
             wait_for(lambda: ward.evaluate(FITS), 5, f"{place!r} fits {width} pixels")
 
 
-# The rest asks for an alert: the ward has had time for one since the product started.
+# These four ask for an alert: the ward has had time for one since the product started.
 @pytest.mark.browser
 def test_who_needs_a_person_comes_first(product: Any, ward: Any) -> None:
     """A bed with an alert that waits stands before every calm bed."""

@@ -90,3 +90,7 @@ def test_events_of_too_few_stays_calibrate_nothing(stays: int, done: list[int]) 
     found = Calibration(1)
     assert calibrate.apply(found, curves, spread, sepsis=0) == done
     assert (float(found.slope[0]) == 1.0) is not bool(done)
+    labels[:] = 1
+    labels[7] = 0
+    curves = Curves.of(np.zeros(bins.FINE_BINS), bins.count(logits, labels, stay), 1)
+    assert curves.platt(0) is None

@@ -102,6 +102,26 @@ def test_a_folder_of_another_model_or_strategy_is_refused(tmp_path: Path) -> Non
         _hub(tmp_path, Plan(strategy=Strategy(name="fedadam", rate=0.1)))
 
 
+def test_counts_of_another_plan_or_edition_are_refused() -> None:
+    """They would weigh what is learnt wrongly, or fail rounds later."""
+    model = np.zeros(5, np.float32)
+    course = Course(Plan(counts=10), model)
+    course.counts = tuple(range(10))
+    with pytest.raises(ValueError, match="counted by another plan or edition"):
+        Course(Plan(counts=11), model).restore(course.state())
+
+
+def test_a_round_begun_with_other_options_is_given_up_for_a_new_number(tmp_path: Path) -> None:
+    """Sites that took part in its number would not do so again."""
+    hub = _hub(tmp_path)
+    _play(hub, ["site-0"], {}, 1.0)
+    other = _hub(tmp_path, Plan(rounds=2, clip=4.0, max_weight=10))
+    assert other.round is not None
+    assert other.round.state.task.number == 2
+    assert other.past[-1].failure == "the task has changed"
+    assert _hub(tmp_path, Plan(rounds=2, clip=4.0, max_weight=10)).round.state.task.number == 2
+
+
 def test_a_stranger_changes_nothing(tmp_path: Path) -> None:
     """A message of nobody on the roster is refused."""
     hub = _hub(tmp_path)

@@ -15,7 +15,7 @@ from models.federated.course import Material
 from models.federated.messages import Recipe
 from models.federated.plans import plan_of
 from models.federated.simulation import FRESH, START, auroc, federate, sites_of, train
-from models.network import RISKS
+from models.network import RISKS, Network
 from models.training.cache import Table
 from models.training.split import PARTS
 
@@ -131,6 +131,30 @@ def test_a_federation_without_masks_follows_pooled_training(
     assert abs(ends[0] - ends[1]) < 0.01
 
 
+def _held(network: Network, material: Material) -> np.ndarray:
+    """The gradient of what holds the gate back from the signals."""
+    learning.fill(network, material.parameters)
+    weight = network.gate.first.weight
+    held = torch.autograd.grad(lesson.restraint(network), [weight])[0]
+    parts = [held if p is weight else torch.zeros_like(p) for p in network.parameters()]
+    return torch.nn.utils.parameters_to_vector(parts).numpy()
+
+
+def test_the_gate_is_held_back_once_a_step_and_not_where_an_update_is_bounded(
+    few_rows: Callable[[int, int], Table], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside the rows' own gradient in a plain round; a private one says what the rows say."""
+    network, _ = learning.base(None, FRESH)
+    learner = learning.NetworkLearner(network, few_rows(70, 8))
+    material = Material(model=learning.flat(network).tobytes())
+    plain = Recipe(kind="gradient", share=1.0)
+    private = Recipe(kind="gradient", share=1.0, norm=1.0, noise=1.0)
+    held = _held(network, material)
+    with_it, alone = (learner.answer(recipe, material, 1).values for recipe in (plain, private))
+    np.testing.assert_allclose(alone - with_it, held, atol=1e-5)
+    assert np.linalg.norm(held) > 1.0
+
+
 def test_gradients_of_stays_are_bounded_one_by_one(
     few_rows: Callable[[int, int], Table],
 ) -> None:
@@ -149,11 +173,6 @@ def test_gradients_of_stays_are_bounded_one_by_one(
     assert 0 < np.linalg.norm(tight.values) <= 70 * 1e-3 * 1.0001
     # What is hidden from the rows is drawn anew each time: the direction is what must agree.
     plain = learner.answer(Recipe(kind="gradient", share=1.0), material, 1).values
-    # What holds the gate back is of no stay.
-    learning.fill(network, material.parameters)
-    network.zero_grad()
-    held = torch.autograd.grad(lesson.restraint(network), [network.gate.first.weight])[0]
-    own = [held if p is network.gate.first.weight else 0 * p for p in network.parameters()]
-    plain = plain + torch.nn.utils.parameters_to_vector(own).detach().numpy()
+    plain = plain + _held(network, material)
     cosine = loose.values @ plain / np.linalg.norm(loose.values)
     assert cosine / np.linalg.norm(plain) > 0.5

@@ -200,7 +200,6 @@ def _run(rank: int, store: str, out: str) -> None:
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
     """What each of four processes found, in groups of one to four."""
     folder: Path = tmp_path_factory.mktemp("experts")
-    # Processes of a server that has PyTorch already: seconds of one core less for each.
     given = (str(folder / "store"), str(folder / "out"))
     start(_run, WORLD, *given)
     return [torch.load(folder / f"out.{rank}") for rank in range(WORLD)]

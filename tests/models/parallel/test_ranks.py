@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import select
+import signal
 import socket
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import pytest
 import torch
@@ -50,6 +56,37 @@ def _small(device: torch.device, add: int) -> tuple[int, list[Row]]:
     dist.all_reduce(total)
     volumes_bench.SHAPE = (1, 12, 10, 8)  # type: ignore[misc]
     return int(total), volumes_bench.measure(device)
+
+
+def _waits(_: int, pipe: str) -> None:
+    Path(pipe).write_text(f"{os.getpid()}\n")
+    signal.pause()
+
+
+@pytest.mark.parametrize("forked", [True, False])
+def test_ranks_end_with_the_process_that_started_them(forked: bool, tmp_path: Path) -> None:
+    """Also where it is killed: none is left behind, waiting for the others."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    here, root = Path(__file__).parent, Path(__file__).parents[3]
+    script = tmp_path / "starts.py"
+    script.write_text(
+        f"import {__name__} as here\n"
+        "if __name__ == '__main__':\n"
+        f"    here.ranks.start(here._waits, 1, {str(pipe)!r}, forked={forked})\n"
+    )
+    main = subprocess.Popen(
+        [sys.executable, str(script)], env={**os.environ, "PYTHONPATH": f"{root}:{here}"}
+    )
+    try:
+        rank = os.pidfd_open(int(pipe.read_text()))
+        main.kill()
+        ended = select.select([rank], [], [], 20)[0]
+        os.close(rank)
+    finally:
+        main.kill()
+        main.wait()
+    assert ended
 
 
 def test_ranks_work_together_and_a_reshard_is_measured_against_its_reference() -> None:
