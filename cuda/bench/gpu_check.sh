@@ -9,6 +9,10 @@ set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 python=${1:-$root/.venv/bin/python}
 
+if ! command -v nvidia-smi > /dev/null; then
+  echo "no NVIDIA GPU here: nvidia-smi is not there. On a CPU the tests run these kernels: make test" >&2
+  exit 1
+fi
 echo "== device"
 nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader
 "$python" - <<'PY'
