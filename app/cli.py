@@ -202,7 +202,7 @@ def _needs_kafka(settings: Settings) -> None:
 
 
 def _needs_data(settings: Settings) -> None:
-    """Tell it, as all that can be, before PyTorch is loaded, which takes seconds."""
+    """Whatever can be told before PyTorch is loaded is told then: loading takes seconds."""
     if settings.data is None or not settings.data.is_dir():
         shown = "nothing" if settings.data is None else ascii(str(settings.data))
         raise BadSetting(f"data: {shown} is not allowed: the folder of the recorded sets")

@@ -18,6 +18,7 @@ from models.federated.model import base, federation, fill, flat, logits_of, save
 from models.federated.outgoing import Contribution
 from models.federated.rows import ROWS, parts_of, read, rows_of, write
 from models.network import RISKS, Network, Said
+from models.training import gate
 from models.training.cache import Table
 from models.training.metrics import gains
 
@@ -187,7 +188,7 @@ class NetworkLearner:
             some = at[begin : begin + _AT_ONCE]
             given = lesson.disturbed(self._network, lesson.inputs(self._table, some))
             label = torch.from_numpy(self._table.labels[some].astype(np.float32))
-            found = each(parameters, *given, label, *lesson.routes(self._table, some))
+            found = each(parameters, *given, label, *gate.told(self._table, some))
             steep = torch.cat([found[name].reshape(len(some), -1) for name in parameters], 1)
             bound = (recipe.norm / steep.norm(dim=1).clamp(1e-12)).clamp(max=1.0)
             total -= bound @ steep

@@ -70,14 +70,6 @@ def inputs(table: Table, at: NDArray[np.int64]) -> Inputs:
     return signals, minutes, case
 
 
-def routes(table: Table, at: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-    """Specialty and set of some rows, int64[B]."""
-    expert, source = (
-        torch.from_numpy(x[at].astype(np.int64)) for x in (table.expert, table.source)
-    )
-    return expert, source
-
-
 def disturbed(network: Network, given: Inputs) -> Inputs:
     """Features with some of them hidden, as training sees them; the case is changed in place."""
     signals, minutes, case = given
@@ -130,7 +122,7 @@ def of_rows(
             the mean of the rows that have a label, as where one hospital trains alone.
     """
     label = torch.from_numpy(table.labels[at].astype(np.float32))
-    lost, known = sums(network(*given), label, *routes(table, at))
+    lost, known = sums(network(*given), label, *gate.told(table, at))
     return (lost / known.clamp(1)).sum() if weight is None else (lost * weight).sum() / len(at)
 
 

@@ -114,9 +114,7 @@ class _Pool:
         self.at = at
         self.case = table.case
         self.absent = network.absent_D[list(SLOW)]
-        expert, source = (
-            torch.from_numpy(x[at].astype(np.int64)) for x in (table.expert, table.source)
-        )
+        expert, source = told(table, at)
         self.want, self.weight = wanted(expert, charted(source))
         # A long stay is one patient, too.
         _, which, count = np.unique(table.stay[at], return_inverse=True, return_counts=True)
@@ -146,6 +144,14 @@ class _Pool:
         return losses(logits, strange, self.want[drawn], self.weight[drawn], orphan).mean()
 
 
+def told(table: Table, at: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+    """What is told of some rows: specialty and set, as in `Table`, int64[n] each."""
+    expert, source = (
+        torch.from_numpy(x[at].astype(np.int64)) for x in (table.expert, table.source)
+    )
+    return expert, source
+
+
 def charted(source: Tensor) -> Tensor:
     """Whether rows of a set, `Table.source` [n], have charted diagnoses; units say only who is
     cardiologic.
@@ -162,13 +168,13 @@ def wanted(expert: Tensor, charts: Tensor) -> tuple[Tensor, Tensor]:
     """
     known = expert >= 0
     # Units say nothing of tumours.
-    told = known & charts
+    sure = known & charts
     tumour, failing = (expert & 1) > 0, (expert & 2) > 0
-    cancer = torch.where(told, tumour.float(), _PRIOR[0])
+    cancer = torch.where(sure, tumour.float(), _PRIOR[0])
     heart = torch.where(failing, _SURE, 1.0 - _SURE)
-    heart = torch.where(told, failing.float(), torch.where(known, heart, _PRIOR[1]))
+    heart = torch.where(sure, failing.float(), torch.where(known, heart, _PRIOR[1]))
     raised = torch.where(tumour, _RISEN, 1.0)
-    weight = [torch.where(told, raised, _UNKNOWN), torch.where(known, 1.0, _UNKNOWN)]
+    weight = [torch.where(sure, raised, _UNKNOWN), torch.where(known, 1.0, _UNKNOWN)]
     return torch.stack([cancer, heart], 1), torch.stack(weight, 1)
 
 

@@ -141,7 +141,7 @@ def _held(network: Network, material: Material) -> np.ndarray:
 
 
 def test_the_gate_is_held_back_once_a_step_and_not_where_an_update_is_bounded(
-    few_rows: Callable[[int, int], Table], monkeypatch: pytest.MonkeyPatch
+    few_rows: Callable[[int, int], Table],
 ) -> None:
     """Beside the rows' own gradient in a plain round; a private one says what the rows say."""
     network, _ = learning.base(None, FRESH)

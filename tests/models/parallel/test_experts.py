@@ -200,8 +200,7 @@ def _run(rank: int, store: str, out: str) -> None:
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
     """What each of four processes found, in groups of one to four."""
     folder: Path = tmp_path_factory.mktemp("experts")
-    given = (str(folder / "store"), str(folder / "out"))
-    start(_run, WORLD, *given)
+    start(_run, WORLD, str(folder / "store"), str(folder / "out"))
     return [torch.load(folder / f"out.{rank}") for rank in range(WORLD)]
 
 

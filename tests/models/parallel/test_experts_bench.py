@@ -33,8 +33,7 @@ def test_what_is_sent_is_what_the_model_of_the_cost_says(tmp_path: Path) -> None
     """Within a tenth, since experts are drawn; the error is of rounding alone; every rank says the
     same.
     """
-    given = (str(tmp_path / "store"), str(tmp_path / "out"))
-    start(_run, 3, *given)
+    start(_run, 3, str(tmp_path / "store"), str(tmp_path / "out"))
     said = [torch.load(tmp_path / f"out{rank}") for rank in range(3)]
 
     assert said[0] == said[1] == said[2]

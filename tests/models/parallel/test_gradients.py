@@ -21,7 +21,6 @@ from models.parallel.gradients import (
     largest,
     topk_hook,
 )
-from models.parallel.ranks import start
 from models.parallel.sparse_code import (
     rice_bytes,
     rice_decode,
@@ -197,7 +196,7 @@ def _run(rank: int, store: str, out: str) -> None:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
     """What each rank of three processes found."""
     folder: Path = tmp_path_factory.mktemp("gradients")
-    start(_run, WORLD, str(folder / "store"), str(folder / "out"))
+    ranks.start(_run, WORLD, str(folder / "store"), str(folder / "out"))
     return [torch.load(folder / f"out.{rank}") for rank in range(WORLD)]
 
 
@@ -239,7 +238,7 @@ def _short_trainings(_: int, folder: str) -> None:
 
 def test_a_training_that_ends_is_not_aborted(tmp_path: Path) -> None:
     """Gloo's thread keeps nothing of the group that it would then take down itself."""
-    start(_short_trainings, 1, str(tmp_path))
+    ranks.start(_short_trainings, 1, str(tmp_path))
 
 
 @pytest.mark.parametrize("masking", [False, True])

@@ -126,8 +126,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> torch.Tensor:
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What each of three processes ended with."""
     folder = tmp_path_factory.mktemp("spread")
-    given = (str(folder / "store"), str(folder))
-    start(_run, WORLD, *given)
+    start(_run, WORLD, str(folder / "store"), str(folder))
     return [torch.load(folder / f"out.{rank}") for rank in range(WORLD)]
 
 

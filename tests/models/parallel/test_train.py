@@ -104,8 +104,7 @@ def _features() -> tuple[np.ndarray, ...]:
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What each of four processes learnt."""
     folder: Path = tmp_path_factory.mktemp("train")
-    given = (str(folder / "store"), str(folder / "out"))
-    start(_run, WORLD, *given)
+    start(_run, WORLD, str(folder / "store"), str(folder / "out"))
     return [torch.load(folder / f"out.{rank}") for rank in range(WORLD)]
 
 
