@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import time
 from collections import Counter
 from typing import Any
@@ -35,7 +36,7 @@ def text(**changes: Any) -> bytes:
 BAD: dict[str, tuple[bytes | None, bytes | None]] = {
     refusals.NOT_UTF8: (b"A-07", b"\xff\xfe{}"),
     refusals.NOT_JSON: (b"A-07", b"{hello"),
-    refusals.NOT_FINITE: (b"A-07", text().replace(b"82", b"NaN")),
+    refusals.NOT_FINITE: (b"A-07", text(values={"hr": math.nan})),
     refusals.MISSING_FIELD: (b"A-07", text(ts_ms=...)),
     refusals.WRONG_TYPE: (b"A-07", text(values={"hr": "82"})),
     refusals.BAD_BED_ID: (b"x" * 129, text(bed_id="x" * 129)),
