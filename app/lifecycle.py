@@ -96,7 +96,8 @@ async def serve(roles: Sequence[Role], stop: asyncio.Event | None = None) -> Non
         for role in reversed(started):
             began_s = deadline.left_s
             try:
-                await asyncio.wait_for(role.drain(deadline), max(0.1, deadline.left_s))
+                async with asyncio.timeout(max(0.1, deadline.left_s)):
+                    await role.drain(deadline)
             except Exception as error:
                 log.error("drain failed", role=role.name, error=repr(error))
             log.debug("drained", role=role.name, seconds=round(began_s - deadline.left_s, 2))

@@ -188,7 +188,8 @@ class GroupConsumer:
         """
         if partition not in self._owned:
             raise KeyError(partition)
-        return int(await asyncio.wait_for(self._live().position(partition), REQUEST_S))
+        async with asyncio.timeout(REQUEST_S):
+            return int(await self._live().position(partition))
 
     async def commit(
         self, offsets: Mapping[TopicPartition, tuple[int, str]], epoch: int | None = None
@@ -207,7 +208,8 @@ class GroupConsumer:
         if not mine:
             return not offsets
         try:
-            await asyncio.wait_for(self._live().commit(mine), REQUEST_S)
+            async with asyncio.timeout(REQUEST_S):
+                await self._live().commit(mine)
         except (CommitFailedError, IllegalStateError, KafkaError, TimeoutError) as error:
             log.warning("commit refused", group=self.group, epoch=self.epoch, error=repr(error))
             return False
@@ -218,7 +220,8 @@ class GroupConsumer:
         TimeoutError, KafkaError.
         """
         coordinator = self._live()._coordinator
-        answer = await asyncio.wait_for(coordinator.fetch_committed_offsets([partition]), REQUEST_S)
+        async with asyncio.timeout(REQUEST_S):
+            answer = await coordinator.fetch_committed_offsets([partition])
         found = answer.get(partition)
         if found is None or found.offset < 0:
             return None
@@ -226,7 +229,8 @@ class GroupConsumer:
 
     async def end_offsets(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
         """The offsets after the last record. Raises TimeoutError, KafkaError."""
-        return dict(await asyncio.wait_for(self._live().end_offsets(list(partitions)), REQUEST_S))
+        async with asyncio.timeout(REQUEST_S):
+            return dict(await self._live().end_offsets(list(partitions)))
 
     def lag(self) -> dict[TopicPartition, int]:
         """Records between position and end, of the owned partitions where both are known."""
@@ -298,7 +302,8 @@ class GroupConsumer:
         client = AIOKafkaConsumer(**self._options)
         self._client = client
         client.subscribe(self.topics, listener=_Listener(self, client))
-        await asyncio.wait_for(client.start(), JOIN_S)
+        async with asyncio.timeout(JOIN_S):
+            await client.start()
 
     async def _disconnect(self) -> None:
         client, self._client = self._client, None

@@ -220,7 +220,8 @@ class Pipeline:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for stop in (membership.consumer.stop, self._producer.stop):
             try:
-                await asyncio.wait_for(stop(), max(0.1, end - self._clock()))
+                async with asyncio.timeout(max(0.1, end - self._clock())):
+                    await stop()
             except (KafkaError, TimeoutError) as error:
                 log.warning("did not stop in order", error=repr(error))
         await self.scoring.shards.stop(max(0.1, end - self._clock()))

@@ -125,7 +125,8 @@ class Producer:
         if self._client is None:
             return True
         try:
-            await asyncio.wait_for(self._client.flush(), deadline_s)
+            async with asyncio.timeout(deadline_s):
+                await self._client.flush()
         except TimeoutError:
             log.warning("flush ran out of time", deadline_s=deadline_s)
             return False
@@ -171,20 +172,24 @@ class Producer:
 
 async def _close(client: AIOKafkaProducer, deadline_s: float) -> None:
     try:
-        await asyncio.wait_for(client.stop(), deadline_s)
+        async with asyncio.timeout(deadline_s):
+            await client.stop()
     except TimeoutError:
         log.warning("producer stopped with messages that were not acknowledged")
         # The sender first: it stumbles over batches that failed behind its back.
         results = await asyncio.gather(
-            asyncio.wait_for(client._sender.close(), 1.0),
-            client.client.close(),
-            return_exceptions=True,
+            _close_sender(client), client.client.close(), return_exceptions=True
         )
         log.debug("producer cut off", results=[repr(result) for result in results])
         accumulator = client._message_accumulator
         for batch in [*chain(*accumulator._batches.values()), *accumulator._pending_batches]:
             batch.failure(KafkaConnectionError("producer stopped"))
             batch._drain_waiter.exception()  # nobody waits for it any more
+
+
+async def _close_sender(client: AIOKafkaProducer) -> None:
+    async with asyncio.timeout(1.0):
+        await client._sender.close()
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,7 +60,8 @@ class Reader:
 
     async def partitions(self, topic: str) -> list[int]:
         """The topic's partitions, ascending. Raises KafkaError for a topic that does not exist."""
-        found = await asyncio.wait_for(self._live()._client._wait_on_metadata(topic), REQUEST_S)
+        async with asyncio.timeout(REQUEST_S):
+            found = await self._live()._client._wait_on_metadata(topic)
         return sorted(found)
 
     async def beginning_offsets(
@@ -68,7 +69,8 @@ class Reader:
     ) -> dict[int, int]:
         """First offset that is still there, by partition."""
         asked = await self._topic_partitions(topic, partitions)
-        found = await asyncio.wait_for(self._live().beginning_offsets(asked), REQUEST_S)
+        async with asyncio.timeout(REQUEST_S):
+            found = await self._live().beginning_offsets(asked)
         return {p.partition: offset for p, offset in found.items()}
 
     async def end_offsets(
@@ -76,7 +78,8 @@ class Reader:
     ) -> dict[int, int]:
         """Offset after the last record, by partition."""
         asked = await self._topic_partitions(topic, partitions)
-        found = await asyncio.wait_for(self._live().end_offsets(asked), REQUEST_S)
+        async with asyncio.timeout(REQUEST_S):
+            found = await self._live().end_offsets(asked)
         return {p.partition: offset for p, offset in found.items()}
 
     async def offsets_for_times(
@@ -86,7 +89,8 @@ class Reader:
         partition.
         """
         asked = {TopicPartition(topic, p): ms for p, ms in times_ms.items()}
-        found = await asyncio.wait_for(self._live().offsets_for_times(asked), REQUEST_S)
+        async with asyncio.timeout(REQUEST_S):
+            found = await self._live().offsets_for_times(asked)
         return {p.partition: (at.offset if at is not None else None) for p, at in found.items()}
 
     async def read(

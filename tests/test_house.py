@@ -38,6 +38,15 @@ def test_packages_import_only_downwards(package: str) -> None:
             assert name.startswith("models.signals") or name == "models", f"{path} imports {name}"
 
 
+@pytest.mark.parametrize("package", PACKAGES)
+def test_no_wait_swallows_a_cancellation(package: str) -> None:
+    """Until Python 3.12 `asyncio.wait_for` loses one that arrives with the answer, and who was
+    told to end goes on: `asyncio.timeout` does not.
+    """
+    for path in modules(package):
+        assert "asyncio.wait_for(" not in path.read_text(), path
+
+
 def test_no_python_lies_in_the_cuda_folder() -> None:
     """A package called cuda would shadow NVIDIA's."""
     assert list((ROOT / "cuda").rglob("*.py")) == []

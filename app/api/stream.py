@@ -171,7 +171,8 @@ class Broadcaster:
                     # Readers of one pace pull at the same moments, and so share their pieces.
                     await self._pause(every_s - self._clock() % every_s)
                 try:
-                    await asyncio.wait_for(wake.wait(), HEARTBEAT_S)
+                    async with asyncio.timeout(HEARTBEAT_S):
+                        await wake.wait()
                 except TimeoutError:
                     yield b": alive\n\n"
         finally:
@@ -180,7 +181,8 @@ class Broadcaster:
 
     async def _pause(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._closed.wait(), seconds)
+            async with asyncio.timeout(seconds):
+                await self._closed.wait()
 
     def _put(self, key: Key, bed_id: str, kind: bytes, data: bytes) -> None:
         if b"\n" in data or b"\r" in data:

@@ -178,7 +178,8 @@ class Api:
         if adhoc is not None:
             await adhoc.stop()
         try:
-            await asyncio.wait_for(self._producer.stop(), max(0.1, deadline.left_s))
+            async with asyncio.timeout(max(0.1, deadline.left_s)):
+                await self._producer.stop()
         except (KafkaError, TimeoutError) as error:
             log.warning("kafka did not part cleanly", error=repr(error))
         self._store.close()
@@ -194,7 +195,8 @@ class Api:
     async def _publish(self, topic: str, key: str, value: bytes | None) -> None:
         try:
             future = await self._producer.send(topic, key.encode(), value)
-            await asyncio.wait_for(asyncio.shield(future), ACK_S)
+            async with asyncio.timeout(ACK_S):
+                await asyncio.shield(future)
         except (KafkaError, TimeoutError) as error:
             log.warning("not published", topic=topic, error=repr(error))
             raise Problem(503, "kafka does not answer", {"retry-after": "5"}) from error

@@ -63,7 +63,8 @@ async def examine(settings: Settings) -> Sequence[Finding]:
 
 async def _looked(name: str, look: Coroutine[Any, Any, Finding], limit_s: float) -> Finding:
     try:
-        return await asyncio.wait_for(look, limit_s)
+        async with asyncio.timeout(limit_s):
+            return await look
     except Exception as error:
         # Whatever a part raises is a finding; its text may hold a password, its name does not.
         return Finding(name, False, _why(error))

@@ -84,7 +84,8 @@ class FederateServe:
         )
         typer.echo(f"model {path}")
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._service.all_told(), _LINGER_S)
+            async with asyncio.timeout(_LINGER_S):
+                await self._service.all_told()
 
     async def drain(self, deadline: Deadline) -> None:
         """Close; all that was accepted is on disk already."""

@@ -74,7 +74,8 @@ class Simulate:
         acks = [
             await producer.send(CASES, case.bed_id.encode(), encode(case)) for case in ward.cases
         ]
-        await asyncio.wait_for(asyncio.gather(*acks), _ACK_S)
+        async with asyncio.timeout(_ACK_S):
+            await asyncio.gather(*acks)
         self._telemetry.message(CASES, "published", len(acks))
         self._task = asyncio.create_task(self._run(ward), name=self.name)
 

@@ -144,13 +144,15 @@ class Ward:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         try:
-            await asyncio.wait_for(self._leave(), max(0.1, deadline.left_s - 2.0))
+            async with asyncio.timeout(max(0.1, deadline.left_s - 2.0)):
+                await self._leave()
         except (DatabaseGone, Fenced, KafkaError, TimeoutError) as error:
             log.warning("not all was written; the next ward reads it again", error=repr(error))
         self._desk_ready(False)
-        for step in (self._consumer.stop(), self._producer.stop()):
+        for stop in (self._consumer.stop, self._producer.stop):
             try:
-                await asyncio.wait_for(step, max(0.1, deadline.left_s))
+                async with asyncio.timeout(max(0.1, deadline.left_s)):
+                    await stop()
             except (KafkaError, TimeoutError) as error:
                 log.warning("kafka did not part cleanly", error=repr(error))
         if self._ops is not None:
@@ -313,7 +315,8 @@ class Ward:
         """Give Kafka every alert that changed, and the engine what people did."""
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), PUBLISH_S)
+                async with asyncio.timeout(PUBLISH_S):
+                    await self._changed.wait()
             self._changed.clear()
             if not self._ready or self._failures:
                 continue
@@ -342,7 +345,8 @@ class Ward:
         while True:
             owned = [at for at in self._consumer.assignment if at.topic == VITALS]
             try:
-                ends = await asyncio.wait_for(self._consumer.end_offsets(owned), 5.0)
+                async with asyncio.timeout(5.0):
+                    ends = await self._consumer.end_offsets(owned)
                 self._kafka = Health(True)
             except (KafkaError, TimeoutError, OSError):
                 self._kafka = Health(False, "does not answer")

@@ -75,6 +75,23 @@ async def test_new_broker_under_an_old_database_is_read_from_its_beginning(tmp_p
     store.close()
 
 
+@pytest.mark.parametrize("turns", range(6))
+async def test_a_change_in_the_moment_of_the_end_keeps_nobody(tmp_path: Path, turns: int) -> None:
+    """Who publishes ends when told to, however close to an alert's change it is told."""
+    ward = Ward(Settings(kafka="127.0.0.1:1", database=f"sqlite:///{tmp_path / 'ward.db'}"))
+    publishing = asyncio.create_task(ward._publish())
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    ward._changed.set()
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    publishing.cancel()
+    _, late = await asyncio.wait({publishing}, timeout=5.0)
+    publishing.cancel()
+    await ward.drain(Deadline(0.5))
+    assert not late
+
+
 async def test_ward_needs_a_broker(tmp_path: Path) -> None:
     """Without a broker the ward does not start, and says which setting is missing."""
     with pytest.raises(BadSetting, match="kafka"):
