@@ -17,7 +17,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--size", type=int, default=1_000_000)
     parser.add_argument("--clients", type=int, default=10)
-    parser.add_argument("--bits", type=int, default=32, choices=(24, 32))
+    parser.add_argument("--bits", type=int, default=31, choices=(24, 31, 32))
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--noise", type=float, default=0.0, help="over the bound of an update")
     given = parser.parse_args()

@@ -53,7 +53,7 @@ def serve(
     local_rate: Annotated[float | None, typer.Option(help="Hospitals' learning rate.")] = None,
     batch: Annotated[int, typer.Option(help="Rows of a hospital's step.")] = 512,
     keep: Annotated[float, typer.Option(help="Part of the parameters sent in a round.")] = 1.0,
-    bits: Annotated[int, typer.Option(help="Bits of a parameter on the wire: 24 or 32.")] = 32,
+    bits: Annotated[int, typer.Option(help="Bits of a parameter: 24, 31 or 32.")] = 31,
     clip: Annotated[float, typer.Option(help="Bound of an entry of an update.")] = 1.0,
     max_weight: Annotated[int, typer.Option(help="Rows of a hospital that count.")] = 100_000,
     threshold: Annotated[int, typer.Option(help="Fewest hospitals; 0: two thirds.")] = 0,

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
 
 import msgspec
 import numpy as np
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 
 from models.federated import support
 from models.federated.bins import FINE_BINS, Curves, Spread, size
-from models.federated.fixed_point import FixedPoint
+from models.federated.fixed_point import Bits, FixedPoint
 from models.federated.messages import Kind, Recipe
 from models.federated.server import Result
 from models.federated.strategy import Strategy
@@ -72,7 +71,7 @@ class Plan:
 
     federation: str = "vitalstream"
     rounds: int = 20
-    bits: Literal[24, 32] = 32
+    bits: Bits = 31
     clip: float = 1.0
     max_weight: int = 100_000
     threshold: int = 0
@@ -111,7 +110,7 @@ class Ask:
     weights: int
     clip: float
     max_weight: int
-    bits: Literal[24, 32] = 32
+    bits: Bits = 32
 
 
 class _State(msgspec.Struct):

@@ -15,7 +15,11 @@ from numpy.typing import NDArray
 from models.federated.errors import WrongSize
 from models.federated.masks import BLOCK, Masker, Words
 
+Bits = Literal[24, 31, 32]
+"""Bits of an entry on the wire."""
 _LOW: Final = np.uint32(0xFFFFFF)
+_HIGHEST: Final = np.uint32(1 << 31)
+_BUT_HIGHEST: Final = np.uint32((1 << 31) - 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,18 +27,19 @@ class FixedPoint:
     """The numbers of a round.
 
     Attributes:
-        bits: Bits of an entry on the wire: 32 (4 bytes) or 24 (3 bytes).
+        bits: Bits of an entry on the wire: 32 (4 bytes), 31 (31 words carry 32 entries, so that
+            a vector with all that goes with it stays below 4 bytes an entry) or 24 (3 bytes).
         clients: Clients that may be summed, at most.
         clip: Bound of an entry's magnitude; what is larger is cut to it.
     """
 
-    bits: Literal[24, 32] = 32
+    bits: Bits = 32
     clients: int
     clip: float
 
     def __post_init__(self) -> None:
-        if self.bits not in (24, 32):
-            raise ValueError(f"bits must be 24 or 32, not {self.bits}")
+        if self.bits not in (24, 31, 32):
+            raise ValueError(f"bits must be 24, 31 or 32, not {self.bits}")
         if not 1 <= self.clients <= 4096:
             raise ValueError(f"clients must lie in [1, 4096], not {self.clients}")
         if not (0 < self.clip < float("inf")):
@@ -52,7 +57,7 @@ class FixedPoint:
 
     def wire_bytes(self, size: int) -> int:
         """Bytes of a vector of `size` entries on the wire."""
-        return size * self.bits // 8
+        return 4 * (size - size // 32) if self.bits == 31 else size * self.bits // 8
 
     def encode(
         self,
@@ -77,7 +82,8 @@ class FixedPoint:
             if not np.isfinite(given).all():
                 raise ValueError("an update must be finite")
             room = scratch[: len(part)]
-            np.multiply(given, 1.0 / self.step, out=room)
+            # A plain number would leave the product at the 24 bits that the values have.
+            np.multiply(given, np.float64(1.0 / self.step), out=room)
             np.rint(room, out=room)
             np.clip(room, -self.most, self.most, out=room)
             part.view(np.int32)[:] = room
@@ -95,10 +101,14 @@ class FixedPoint:
         return ((words << np.uint32(shift)).view(np.int32) >> shift).astype(np.int64)
 
     def pack(self, words: Words) -> memoryview:
-        """Words as little-endian bytes, the low `bits` of each; of 32 bits the words themselves."""
-        tight = words if self.bits == 32 else _tight(words)
-        little = tight.astype("<u4", copy=False).view(np.uint8)
-        return little[: self.wire_bytes(len(words))].data
+        """Words as little-endian bytes, the low `bits` of each; the words themselves are used up
+        unless they are of 24 bits.
+        """
+        size = self.wire_bytes(len(words))
+        if self.bits != 32:
+            words = _carried(words) if self.bits == 31 else _tight(words)
+        little = words.astype("<u4", copy=False).view(np.uint8)
+        return little[:size].data
 
     def unpack(self, data: bytes | memoryview, size: int) -> Words:
         """Words of `pack`. Raises WrongSize."""
@@ -106,9 +116,43 @@ class FixedPoint:
             raise WrongSize(f"a vector of {len(data)} bytes, not {self.wire_bytes(size)}")
         if self.bits == 32:
             return np.frombuffer(data, "<u4").astype(np.uint32, copy=False)
+        if self.bits == 31:
+            return _uncarried(np.frombuffer(data, "<u4").astype(np.uint32, copy=False), size)
         tight = np.zeros(3 * -(-size // 4), "<u4")
         tight.view(np.uint8)[: len(data)] = np.frombuffer(data, np.uint8)
         return _loose(tight.astype(np.uint32, copy=False))[:size]
+
+
+def _carried(words: Words) -> Words:
+    """The low 31 bits of all words in 31 of 32 words, in place: those at the end go, bit by bit,
+    into the highest bits of the others.
+    """
+    last = len(words) // 32
+    carriers, gone = words[: len(words) - last], words[len(words) - last :]
+    carriers[31 * last :] &= _BUT_HIGHEST
+    bit = np.empty(last, np.uint32)
+    for i in range(31):
+        part = carriers[i * last : (i + 1) * last]
+        np.left_shift(gone, np.uint32(31 - i), out=bit)
+        bit &= _HIGHEST
+        part &= _BUT_HIGHEST
+        part |= bit
+    return carriers
+
+
+def _uncarried(carriers: Words, size: int) -> Words:
+    """`_carried`, undone, in new memory."""
+    last = size // 32
+    words = np.empty(size, np.uint32)
+    np.bitwise_and(carriers, _BUT_HIGHEST, out=words[: len(carriers)])
+    came = words[len(carriers) :]
+    came[:] = 0
+    bit = np.empty(last, np.uint32)
+    for i in range(31):
+        np.right_shift(carriers[i * last : (i + 1) * last], np.uint32(31), out=bit)
+        bit <<= np.uint32(i)
+        came |= bit
+    return words
 
 
 def _tight(words: Words) -> Words:

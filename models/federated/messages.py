@@ -12,7 +12,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from models.federated.fixed_point import FixedPoint
+from models.federated.fixed_point import Bits, FixedPoint
 
 Phase = Literal["advertise", "share", "mask", "agree", "unmask", "done"]
 Kind = Literal["count", "average", "gradient", "bins", "spread"]
@@ -66,7 +66,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
         number: Of the round; only grows.
         size: Entries of the vector, the last `weights` of them whole numbers.
         weights: Whole numbers at the end: what a site counts; the rows behind an update.
-        bits: Bits of an entry on the wire, 24 or 32.
+        bits: Bits of an entry on the wire.
         clip: Bound of an entry's magnitude.
         max_weight: Largest whole number; an update is sent times its weight over this.
         threshold: Clients without whom nothing is revealed.
@@ -79,7 +79,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     number: int
     size: int
     weights: int = 1
-    bits: Literal[24, 32]
+    bits: Bits
     clip: float
     max_weight: int
     threshold: int
@@ -205,4 +205,4 @@ Answer = Roster | Inbox | Survivors | Agreed
 
 def to_be_signed(what: str, context: bytes, *parts: str | bytes) -> bytes:
     """Bytes of a statement, unambiguous."""
-    return msgspec.msgpack.encode(["vitalstream secure sum 1", what, context, *parts])
+    return msgspec.msgpack.encode(["vitalstream secure sum 2", what, context, *parts])

@@ -25,7 +25,7 @@ def plan_of(
     local_rate: float | None = None,
     batch: int = 512,
     keep: float = 1.0,
-    bits: int = 32,
+    bits: int = 31,
     clip: float = 1.0,
     max_weight: int = 100_000,
     threshold: int = 0,

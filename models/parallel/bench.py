@@ -10,9 +10,9 @@ import torch
 import torch.distributed as dist
 
 from models import ops
+from models.federated import bench as federated_bench
 from models.parallel import (
     experts_bench,
-    federated_bench,
     gradients_bench,
     ranks,
     spatial_bench,

@@ -109,7 +109,7 @@ class Ward:
 @settings(max_examples=40, deadline=None)
 @given(
     count=st.integers(3, 9),
-    bits=st.sampled_from([24, 32]),
+    bits=st.sampled_from([24, 31, 32]),
     data=st.data(),
 )
 def test_the_sum_is_exact_for_any_dropouts_of_up_to_a_third(
@@ -180,14 +180,14 @@ def test_of_all_messages_only_the_masked_vector_depends_on_the_update(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """With randomness fixed and another update, every other message is the same to the byte."""
-    for bits in (24, 32):
+    for bits in (24, 31, 32):
         one = _received(monkeypatch, np.zeros(SIZE - 1, np.float32), bits)
         two = _received(monkeypatch, np.linspace(-1, 1, SIZE - 1, dtype=np.float32), bits)
         assert {key for key in one if one[key] != two[key]} == {("site-00", "Masked")}
 
 
 @settings(max_examples=20, deadline=None)
-@given(value=st.floats(-1, 1, width=32), bits=st.sampled_from([24, 32]))
+@given(value=st.floats(-1, 1, width=32), bits=st.sampled_from([24, 31, 32]))
 def test_all_masks_the_server_can_take_off_leave_a_vector_unreadable(
     value: float, bits: int
 ) -> None:

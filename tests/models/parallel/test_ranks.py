@@ -101,11 +101,14 @@ def test_ranks_work_together_and_a_reshard_is_measured_against_its_reference() -
 
 
 def test_a_secure_sum_is_measured_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The sum is right to half a step of the fixed point, in four bytes a parameter."""
+    """The sum is right to half a step of the fixed point, in the bytes that were promised."""
     monkeypatch.setattr(bench.federated_bench, "SIZE", 20_000)
 
-    ((name, (row,)),) = bench.run(["secure-sum"], 2)
+    ((name, (row, whole, tight, quarter, private)),) = bench.run(["secure-sum"], 2)
 
     assert name == "secure-sum"
-    assert row.reference_error < 1e-6
-    assert row.bytes < 4.5 * 20_000
+    assert row.reference_error < 5e-9
+    assert row.bytes < 31 / 8 * 20_000 + 2_000 < whole.bytes
+    assert tight.bytes < whole.bytes * 3 / 4 + 2_000
+    assert quarter.bytes < row.bytes / 4 + 2_000
+    assert private.reference_error is None
