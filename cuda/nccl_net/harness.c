@@ -35,6 +35,7 @@ struct plan {
     int streams;
     enum meddling between;
     bool relayed, other_key; // the sender has another key
+    int by_openssl;          // 1 + the side that leaves the multi-buffer library alone
     void (*receive)(struct side *), (*send)(struct side *);
 };
 enum { RECEIVER = 0, SENDER = 1, NOBODY = -1 };
@@ -54,6 +55,7 @@ static pid_t side_start(const struct plan *plan, int role, int talk, struct hand
     struct side s = {.talk = talk, .streams = plan->streams};
     set_streams(plan->streams);
     if (role == SENDER && plan->other_key) setenv("VITALSTREAM_NET_KEY_FILE", other_key_file, 1);
+    if (plan->by_openssl == 1 + role) setenv("VITALSTREAM_NET_WIDE", "0", 1);
     s.net = net_load(plugin, plan->versions[role]);
     CHECK(net_init(&s.net) == ncclSuccess);
     if (role == RECEIVER) {
@@ -197,6 +199,12 @@ static void run(const char *what) {
         {"both ways", {{11, 11}, .receive = receive_both_ways, .send = send_both_ways}, NOBODY},
         {"relayed",
          {{11, 10}, .relayed = true, .receive = receive_many, .send = send_many},
+         NOBODY},
+        {"opened by OpenSSL",
+         {{11, 11}, .by_openssl = 1 + RECEIVER, .receive = receive_sizes, .send = send_sizes},
+         NOBODY},
+        {"sealed by OpenSSL",
+         {{11, 11}, .by_openssl = 1 + SENDER, .receive = receive_sizes, .send = send_sizes},
          NOBODY},
         {"sender killed", {{11, 11}, .receive = receive_survives, .send = send_killed}, SENDER},
         {"receiver killed", {{11, 11}, .receive = receive_killed, .send = send_survives}, RECEIVER},

@@ -118,42 +118,34 @@ bool schedule_derive(struct schedule *s, struct ephemeral *mine, const uint8_t p
     return good;
 }
 
-static bool install(struct sealer *s) {
-    return s->opens ? EVP_DecryptInit_ex(s->cipher, EVP_aes_256_gcm(), NULL, s->key, NULL) == 1
-                    : EVP_EncryptInit_ex(s->cipher, EVP_aes_256_gcm(), NULL, s->key, NULL) == 1;
-}
-
 bool sealer_open(struct sealer *s, const uint8_t key[KEY_BYTES], bool opens) {
-    s->opens = opens;
-    s->records = 0;
+    *s = (struct sealer){.gcm = {.opens = opens}};
     memcpy(s->key, key, KEY_BYTES);
-    s->cipher = EVP_CIPHER_CTX_new();
-    return s->cipher != NULL && install(s);
+    return gcm_key(&s->gcm, s->key);
 }
 
 void sealer_close(struct sealer *s) {
-    EVP_CIPHER_CTX_free(s->cipher);
-    s->cipher = NULL;
+    gcm_close(&s->gcm);
     OPENSSL_cleanse(s->key, sizeof s->key);
 }
 
 // Nonces are a record's number, which never repeats under a key, and which of the record's two
 // seals it is. Both sides count, so a record that is repeated, left out or moved does not open.
+// Both seals prove the record's length.
 enum seal { HEAD = 1, BODY = 2 };
 
-static bool nonce_set(struct sealer *s, enum seal which) {
+static bool begin(struct sealer *s, enum seal which, const uint8_t length[LENGTH_BYTES]) {
     uint8_t nonce[12] = {(uint8_t)which};
     if (which == HEAD && s->records > 0 && s->records % REKEY_RECORDS == 0) {
         uint8_t next[KEY_BYTES];
         if (!expand(s->key, "next key", next)) return false;
         memcpy(s->key, next, KEY_BYTES);
         OPENSSL_cleanse(next, sizeof next);
-        if (!install(s)) return false;
+        if (!gcm_key(&s->gcm, s->key)) return false;
     }
     for (int i = 0; i < 8; i++) nonce[4 + i] = (uint8_t)(s->records >> (56 - 8 * i));
     s->records += which == BODY;
-    return s->opens ? EVP_DecryptInit_ex(s->cipher, NULL, NULL, NULL, nonce) == 1
-                    : EVP_EncryptInit_ex(s->cipher, NULL, NULL, NULL, nonce) == 1;
+    return gcm_begin(&s->gcm, nonce, length, LENGTH_BYTES);
 }
 
 // Writes head (length, and a tag of its own over it), sealed frame and body, tag; returns the bytes
@@ -161,36 +153,18 @@ static bool nonce_set(struct sealer *s, enum seal which) {
 size_t record_seal(struct sealer *s, uint8_t *record, const uint8_t frame[FRAME_BYTES],
                    const uint8_t *body, size_t n) {
     uint8_t *at = record + HEAD_BYTES;
-    int wrote;
     for (int i = 0; i < LENGTH_BYTES; i++) record[i] = (uint8_t)((FRAME_BYTES + n) >> (8 * i));
-    if (!nonce_set(s, HEAD) ||
-        EVP_EncryptUpdate(s->cipher, NULL, &wrote, record, LENGTH_BYTES) != 1 ||
-        EVP_EncryptFinal_ex(s->cipher, at, &wrote) != 1 ||
-        EVP_CIPHER_CTX_ctrl(s->cipher, EVP_CTRL_AEAD_GET_TAG, CHECK_BYTES, record + LENGTH_BYTES) !=
-            1)
-        return 0;
-    if (!nonce_set(s, BODY) ||
-        EVP_EncryptUpdate(s->cipher, NULL, &wrote, record, LENGTH_BYTES) != 1 ||
-        EVP_EncryptUpdate(s->cipher, at, &wrote, frame, FRAME_BYTES) != 1 ||
-        (n > 0 && EVP_EncryptUpdate(s->cipher, at + FRAME_BYTES, &wrote, body, (int)n) != 1))
-        return 0;
-    at += FRAME_BYTES + n;
-    if (EVP_EncryptFinal_ex(s->cipher, at, &wrote) != 1 ||
-        EVP_CIPHER_CTX_ctrl(s->cipher, EVP_CTRL_AEAD_GET_TAG, TAG_BYTES, at) != 1)
-        return 0;
-    return HEAD_BYTES + FRAME_BYTES + n + TAG_BYTES;
+    bool good = begin(s, HEAD, record) && gcm_seal(&s->gcm, record + LENGTH_BYTES, CHECK_BYTES) &&
+                begin(s, BODY, record) && gcm_next(&s->gcm, at, frame, FRAME_BYTES) &&
+                gcm_next(&s->gcm, at + FRAME_BYTES, body, n) &&
+                gcm_seal(&s->gcm, at + FRAME_BYTES + n, TAG_BYTES);
+    return good ? HEAD_BYTES + FRAME_BYTES + n + TAG_BYTES : 0;
 }
 
 // The sealed bytes that follow the head, once it has proved true; 0 where it has not. Without that,
 // a changed length would be waited for.
 size_t head_open(struct sealer *s, const uint8_t *record) {
-    uint8_t check[CHECK_BYTES], nothing[16];
-    int wrote;
-    memcpy(check, record + LENGTH_BYTES, CHECK_BYTES);
-    if (!nonce_set(s, HEAD) ||
-        EVP_DecryptUpdate(s->cipher, NULL, &wrote, record, LENGTH_BYTES) != 1 ||
-        EVP_CIPHER_CTX_ctrl(s->cipher, EVP_CTRL_AEAD_SET_TAG, CHECK_BYTES, check) != 1 ||
-        EVP_DecryptFinal_ex(s->cipher, nothing, &wrote) != 1)
+    if (!begin(s, HEAD, record) || !gcm_proves(&s->gcm, record + LENGTH_BYTES, CHECK_BYTES))
         return 0;
     size_t sealed = 0;
     for (int i = 0; i < LENGTH_BYTES; i++) sealed |= (size_t)record[i] << (8 * i);
@@ -201,10 +175,6 @@ size_t head_open(struct sealer *s, const uint8_t *record) {
 // true.
 bool record_open(struct sealer *s, uint8_t *record, size_t sealed) {
     uint8_t *at = record + HEAD_BYTES;
-    int wrote;
-    return nonce_set(s, BODY) &&
-           EVP_DecryptUpdate(s->cipher, NULL, &wrote, record, LENGTH_BYTES) == 1 &&
-           EVP_DecryptUpdate(s->cipher, at, &wrote, at, (int)sealed) == 1 &&
-           EVP_CIPHER_CTX_ctrl(s->cipher, EVP_CTRL_AEAD_SET_TAG, TAG_BYTES, at + sealed) == 1 &&
-           EVP_DecryptFinal_ex(s->cipher, at + sealed, &wrote) == 1;
+    return begin(s, BODY, record) && gcm_next(&s->gcm, at, at, sealed) &&
+           gcm_proves(&s->gcm, at + sealed, TAG_BYTES);
 }

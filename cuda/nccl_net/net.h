@@ -44,12 +44,27 @@ extern _Atomic(log_function) net_log;
 #define WARN(...) LOG(NCCL_LOG_WARN, __VA_ARGS__)
 #define INFO(...) LOG(NCCL_LOG_INFO, __VA_ARGS__)
 
+// -------- gcm.c: AES-256-GCM by the better of two libraries
+struct wide;
+struct gcm {
+    bool opens;             // decrypts
+    EVP_CIPHER_CTX *cipher; // one of the two is there
+    struct wide *wide;
+};
+const char *gcm_engine(void);
+void gcm_end(void);
+bool gcm_key(struct gcm *g, const uint8_t key[KEY_BYTES]);
+void gcm_close(struct gcm *g);
+bool gcm_begin(struct gcm *g, const uint8_t nonce[12], const uint8_t *said, size_t n);
+bool gcm_next(struct gcm *g, uint8_t *to, const uint8_t *from, size_t n);
+bool gcm_seal(struct gcm *g, uint8_t *tag, size_t n);
+bool gcm_proves(struct gcm *g, const uint8_t *tag, size_t n);
+
 // -------- keys.c: the shared secret, the handshake's key schedule, sealed records
 struct sealer { // one direction of one link
-    EVP_CIPHER_CTX *cipher;
+    struct gcm gcm;
     uint8_t key[KEY_BYTES];
     uint64_t records;
-    bool opens; // decrypts
 };
 struct schedule { // everything that one handshake yields
     uint8_t confirm_listener[KEY_BYTES], confirm_connector[KEY_BYTES];

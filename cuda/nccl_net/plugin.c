@@ -13,7 +13,8 @@ static ncclResult_t begin(log_function log) {
     ncclResult_t result = key_load(getenv("VITALSTREAM_NET_KEY_FILE"));
     if (result == ncclSuccess) result = devices_find();
     if (result == ncclSuccess)
-        INFO("AES-256-GCM over %d interface(s), memory types %d", device_count, memory_types());
+        INFO("AES-256-GCM by %s over %d interface(s), memory types %d", gcm_engine(), device_count,
+             memory_types());
     return result;
 }
 
@@ -164,7 +165,10 @@ static ncclResult_t set_attributes_11(void *context, const void *attributes) {
     return ncclSuccess;
 }
 
-__attribute__((destructor)) static void unload(void) { connects_cancel(); }
+__attribute__((destructor)) static void unload(void) {
+    connects_cancel();
+    gcm_end();
+}
 
 #define EXPORT __attribute__((visibility("default")))
 #define SAME                                                                                       \

@@ -89,6 +89,15 @@ def test_the_whole_table_keeps_its_contract_under_sanitizers(
         passed
     )
     assert {*HOSTILE, "sender killed", "receiver killed", "standing still"} <= set(passed)
+    assert {"opened by OpenSSL", "sealed by OpenSSL"} <= set(passed)
+
+
+@pytest.mark.parametrize("what", ["byte changed", "length changed", "grant changed", "many"])
+def test_openssl_alone_proves_as_much(build: Build, what: str) -> None:
+    """Where the multi-buffer library is not used, on processors without wide instructions, say."""
+    folder = build("address/harness", "address/libnccl-net-vitalstream.so")
+    said = harness(folder / "address", what, VITALSTREAM_NET_WIDE="0")
+    assert f"{what}" in said and "as it should be" in said
 
 
 def test_device_memory_is_only_reached_by_the_drivers_copies(build: Build) -> None:
