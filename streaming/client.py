@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Final
+from collections.abc import Coroutine
+from typing import Any, Final, TypeVar
+
+_T = TypeVar("_T")
 
 REQUEST_S: Final = 15.0
 """Longest wait for a single answer of the cluster."""
@@ -32,6 +35,24 @@ def reading(servers: str, client_id: str, group: str | None, max_records: int) -
         # One fetch is in flight at a time: a partition that was just resumed waits for it.
         "fetch_max_wait_ms": 100,
     }
+
+
+async def aside(work: Coroutine[Any, Any, _T], within_s: float) -> _T:
+    """Do what closes something of aiokafka in a task of its own.
+
+    It waits for tasks that it has cancelled, and takes its caller's cancellation for theirs. Raises
+    TimeoutError.
+    """
+    task = asyncio.create_task(work)
+    try:
+        await asyncio.wait({task}, timeout=within_s)
+    finally:
+        late = not task.done()
+        task.cancel()
+    if late:
+        await asyncio.wait({task}, timeout=1.0)
+        raise TimeoutError
+    return task.result()
 
 
 async def part(consumer: Any, within_s: float) -> None:

@@ -22,7 +22,7 @@ from aiokafka.errors import KafkaConnectionError, KafkaError, TopicAlreadyExists
 from aiokafka.errors import MessageSizeTooLargeError as TooLarge
 from aiokafka.structs import RecordMetadata as Sent
 
-from streaming.client import common
+from streaming.client import aside, common
 
 __all__ = ["Admin", "KafkaError", "Producer", "Sent", "TooLarge", "TopicPlan"]
 
@@ -172,24 +172,18 @@ class Producer:
 
 async def _close(client: AIOKafkaProducer, deadline_s: float) -> None:
     try:
-        async with asyncio.timeout(deadline_s):
-            await client.stop()
+        await aside(client.stop(), deadline_s)
     except TimeoutError:
         log.warning("producer stopped with messages that were not acknowledged")
         # The sender first: it stumbles over batches that failed behind its back.
         results = await asyncio.gather(
-            _close_sender(client), client.client.close(), return_exceptions=True
+            aside(client._sender.close(), 1.0), client.client.close(), return_exceptions=True
         )
         log.debug("producer cut off", results=[repr(result) for result in results])
         accumulator = client._message_accumulator
         for batch in [*chain(*accumulator._batches.values()), *accumulator._pending_batches]:
             batch.failure(KafkaConnectionError("producer stopped"))
             batch._drain_waiter.exception()  # nobody waits for it any more
-
-
-async def _close_sender(client: AIOKafkaProducer) -> None:
-    async with asyncio.timeout(1.0):
-        await client._sender.close()
 
 
 @dataclass(frozen=True, slots=True)

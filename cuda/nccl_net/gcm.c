@@ -1,6 +1,6 @@
 // AES-256-GCM under one key, record by record: by OpenSSL or, on processors that seal four blocks
-// with one instruction (VAES and VPCLMULQDQ), by Intel's multi-buffer library, which OpenSSL knows
-// to do from 3.1 on only. The bytes are the same.
+// with one instruction (AVX-512, VAES and VPCLMULQDQ), by Intel's multi-buffer library, which
+// OpenSSL knows to do from 3.1 on only. The bytes are the same.
 #include <openssl/crypto.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,6 +17,7 @@ struct wide {
     struct gcm_context_data state;
 };
 static IMB_MGR *manager; // only its functions are called, which keep nothing
+static atomic_int users;  // keys in use: threads may go on where a process ends without a goodbye
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 
 static void find(void) {
@@ -37,7 +38,8 @@ const char *gcm_engine(void) {
 }
 
 void gcm_end(void) {
-    if (manager != NULL) free_mb_mgr(manager);
+    if (manager == NULL || atomic_load(&users) > 0) return;
+    free_mb_mgr(manager);
     manager = NULL;
 }
 
@@ -45,6 +47,7 @@ static bool wide_key(struct gcm *g, const uint8_t key[KEY_BYTES]) {
     if (g->wide == NULL) {
         size_t bytes = (sizeof(struct wide) + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
         g->wide = aligned_alloc(ALIGNMENT, bytes);
+        if (g->wide != NULL) atomic_fetch_add(&users, 1);
     }
     if (g->wide != NULL) IMB_AES256_GCM_PRE(manager, key, &g->wide->key);
     return g->wide != NULL;
@@ -69,9 +72,11 @@ static void wide_tag(struct gcm *g, uint8_t *tag, size_t n) {
 }
 
 static void wide_close(struct gcm *g) {
-    if (g->wide != NULL) OPENSSL_cleanse(g->wide, sizeof *g->wide);
+    if (g->wide == NULL) return;
+    OPENSSL_cleanse(g->wide, sizeof *g->wide);
     free(g->wide);
     g->wide = NULL;
+    atomic_fetch_sub(&users, 1);
 }
 #define IS_WIDE(g) ((g)->wide != NULL)
 static bool wide_here(void) {
@@ -91,7 +96,7 @@ void gcm_end(void) {}
 #endif
 
 bool gcm_key(struct gcm *g, const uint8_t key[KEY_BYTES]) {
-    if (wide_here()) return wide_key(g, key);
+    if (IS_WIDE(g) || (g->cipher == NULL && wide_here())) return wide_key(g, key);
     if (g->cipher == NULL) g->cipher = EVP_CIPHER_CTX_new();
     return g->cipher != NULL &&
            EVP_CipherInit_ex(g->cipher, EVP_aes_256_gcm(), NULL, key, NULL, !g->opens) == 1;

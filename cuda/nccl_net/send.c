@@ -58,7 +58,7 @@ void *send_thread(void *argument) {
         if (body == NULL)
             comm_fail(c, ncclUnhandledCudaError, "device memory cannot be read");
         else if (n == 0)
-            comm_fail(c, ncclSystemError, "OpenSSL cannot seal");
+            comm_fail(c, ncclSystemError, "a record cannot be sealed");
         if (n == 0 || !wire_send(c, lane->link.fd, lane->record, n)) break;
         chunk_sent(c, &chunk);
     }

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from models.federated import files, privacy
 from models.federated.course import Ask, Course
 from models.federated.errors import Early, Late, ProtocolError, Replay
+from models.federated.masks import PROTOCOL
 from models.federated.messages import Answer, Message, Phase, Task, usual_threshold
 from models.federated.server import Round
 
@@ -79,10 +80,11 @@ class Hub:
         if (folder / _ROUND).exists():
             light = (folder / _LIGHT).read_bytes() if (folder / _LIGHT).exists() else None
             found = Round.restore((folder / _ROUND).read_bytes(), self.roster, light)
-            if found.state.task == self._task:
+            if found.state.task == self._task and found.state.protocol == PROTOCOL:
                 self.round = found
             elif found.state.task.number == self._kept.number and not self.finished:
-                # Begun with other options: who took part in this number does so no more.
+                # Begun with other options or by another edition: who took part in this number
+                # does so no more.
                 self._kept.past.append(Past(self._kept.number, (), 0, "the task has changed"))
                 self._kept.number += 1
         if self.round is None:

@@ -23,6 +23,9 @@ from numpy.typing import NDArray
 
 Words = NDArray[np.uint32]
 
+PROTOCOL: Final = 2
+"""Of secure sums: grows with what masks, shares, signatures or vectors are made of."""
+LABEL: Final = f"vitalstream secure sum {PROTOCOL}"
 BLOCK: Final = 1 << 16
 """Words of a block: 256 KiB, of which three fit in a core's second-level cache."""
 KEY_BYTES: Final = 32
@@ -65,7 +68,7 @@ def _faster() -> Callable[[bytes], Any]:
 def derive(secret: bytes, salt: bytes, *info: str) -> bytes:
     """A 32-byte key of a secret for one use (HKDF-SHA256, RFC 5869); `info` names the use."""
     said = b"".join(len(part.encode()).to_bytes(4, "big") + part.encode() for part in info)
-    return HKDF(SHA256(), KEY_BYTES, salt, b"vitalstream secure sum 2" + said).derive(secret)
+    return HKDF(SHA256(), KEY_BYTES, salt, LABEL.encode() + said).derive(secret)
 
 
 class Masker:

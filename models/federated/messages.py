@@ -13,6 +13,7 @@ from typing import Final, Literal
 import msgspec
 
 from models.federated.fixed_point import Bits, FixedPoint
+from models.federated.masks import LABEL
 
 Phase = Literal["advertise", "share", "mask", "agree", "unmask", "done"]
 Kind = Literal["count", "average", "gradient", "bins", "spread"]
@@ -205,4 +206,4 @@ Answer = Roster | Inbox | Survivors | Agreed
 
 def to_be_signed(what: str, context: bytes, *parts: str | bytes) -> bytes:
     """Bytes of a statement, unambiguous."""
-    return msgspec.msgpack.encode(["vitalstream secure sum 2", what, context, *parts])
+    return msgspec.msgpack.encode([LABEL, what, context, *parts])

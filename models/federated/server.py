@@ -29,7 +29,7 @@ from models.federated.errors import (
     UnknownClient,
     WrongSize,
 )
-from models.federated.masks import Words, derive, mask
+from models.federated.masks import PROTOCOL, Words, derive, mask
 from models.federated.messages import (
     PHASES,
     Advertise,
@@ -55,6 +55,7 @@ class State(msgspec.Struct, kw_only=True):
     """All that a round is, but the running sum."""
 
     task: Task
+    protocol: int = 1  # of rounds that were kept before they had one
     phase: Phase = "advertise"
     advertised: dict[str, Advertise] = {}
     shares: dict[str, Shares] = {}
@@ -90,7 +91,7 @@ class Round:
         task.check()
         if tuple(sorted(identities)) != task.clients:
             raise ValueError("the round's clients are not those of the roster")
-        self.state = State(task=task)
+        self.state = State(task=task, protocol=PROTOCOL)
         self.context = task.context
         self._identities = identities
         self._sum: Words = np.zeros(task.size, np.uint32)

@@ -122,6 +122,19 @@ def test_a_round_begun_with_other_options_is_given_up_for_a_new_number(tmp_path:
     assert _hub(tmp_path, Plan(rounds=2, clip=4.0, max_weight=10)).round.state.task.number == 2
 
 
+def test_a_round_begun_by_another_edition_is_given_up_for_a_new_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What its sites sent is masked as this edition does not unmask: the sum would be noise."""
+    with monkeypatch.context() as before:
+        before.setattr("models.federated.server.PROTOCOL", 1)
+        _play(_hub(tmp_path), ["site-0"], {}, 1.0)
+    hub = _hub(tmp_path)
+    assert hub.round is not None
+    assert hub.round.state.task.number == 2
+    assert hub.past[-1].failure == "the task has changed"
+
+
 def test_a_stranger_changes_nothing(tmp_path: Path) -> None:
     """A message of nobody on the roster is refused."""
     hub = _hub(tmp_path)
