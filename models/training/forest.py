@@ -1,8 +1,8 @@
 """Boosted trees of every risk: grown on some folds of the patients, kept on disk by what made them.
 
 A risk's forest has members that differ in their seed, in the hours of a stay they see, in the size
-of their trees and in whether an hour counts for those that were not drawn; the mean of what they
-say is better than any.
+of their trees and, for sepsis, in what they learn: whether an alarm would gain, or the label. The
+mean of what they say is better than any.
 
 Axes: n rows of a table, m rows that train, Y all that trees ask.
 """
@@ -43,6 +43,8 @@ class Recipe:
         ridge: On the leaves' values.
         features: Share of the features that a tree may ask.
         per_stay: Hours drawn of a stay.
+        label: Sepsis: its members learn the label, an hour counting for those that were not drawn,
+            and not what an alarm gains.
     """
 
     trees: int
@@ -53,6 +55,7 @@ class Recipe:
     ridge: float = 10.0
     features: float = 0.2
     per_stay: int = 8
+    label: bool = False
 
     def parameters(self, seed: int) -> dict[str, Any]:
         """Of LightGBM."""
@@ -75,10 +78,11 @@ Recipes = tuple[Recipe, ...]
 """Of all members of a risk's forest, which are numbered through."""
 SHIPPED: Final[dict[str, Recipes]] = {
     "sepsis": (
-        Recipe(trees=320, members=3, rate=0.045, per_stay=16),
-        # Small trees know less of one hospital's habits by heart.
-        Recipe(trees=600, rate=0.03, leaves=8, least=400, per_stay=16),
-        Recipe(trees=400, rate=0.03, leaves=15, least=400, per_stay=16),
+        Recipe(trees=320, rate=0.045, per_stay=16),
+        # Those of the label find other hours; small trees know less of one hospital's habits.
+        Recipe(trees=600, rate=0.03, leaves=8, least=400, per_stay=16, label=True),
+        Recipe(trees=400, rate=0.03, leaves=15, least=400, per_stay=16, label=True),
+        Recipe(trees=320, rate=0.045, per_stay=16, label=True),
     ),
     "mortality": (Recipe(trees=300, members=3, rate=0.03, leaves=15, least=100, ridge=20.0),),
     "hypotension": (Recipe(trees=60, rate=0.15),),
@@ -98,17 +102,20 @@ def asked_of(table: Table, at: NDArray[Any]) -> NDArray[np.float32]:
     return made
 
 
-def targets(table: Table, risk: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def targets(
+    table: Table, risk: str, by_label: bool = False
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """What trees of a risk learn and how much a row counts; 0 where nothing is known.
 
-    Sepsis: whether an alarm in that hour gains utility, weighted by how much it gains or costs.
+    Sepsis: whether an alarm in that hour gains utility, weighted by how much it gains or costs, or
+    by its label, every hour alike.
     """
     label = table.labels[:, RISKS.index(risk)]
     if risk == "mortality":
         # Who dies shows late: those hours teach most.
         weight = np.where(table.hour >= LATE_FROM, LATE, 1.0)
         return (label == 1).astype(np.float64), weight * (label >= 0)
-    if risk != "sepsis":
+    if risk != "sepsis" or by_label:
         return (label == 1).astype(np.float64), (label >= 0).astype(np.float64)
     gain = gains(label, table.hour, table.stay)
     return (gain > 0).astype(np.float64), np.abs(gain)
@@ -126,7 +133,8 @@ class Forester:
     def __init__(self, table: Table, work: Path, seed: int) -> None:
         self.table, self._work, self._seed = table, work, seed
         self._held: tuple[tuple[int, int], Any] | None = None
-        self._targets = {risk: targets(table, risk) for risk in RISKS}
+        self._targets = {(risk, False): targets(table, risk) for risk in RISKS}
+        self._targets["sepsis", True] = targets(table, "sepsis", by_label=True)
         rows = f"{len(table.stay)} {table.labels.sum(dtype=np.int64)} {table.hour.sum()}"
         self._mark = f"{EDITION} {rows} {seed}"
 
@@ -152,17 +160,18 @@ class Forester:
     ) -> lightgbm.Booster | None:
         parameters = recipe.parameters(self._seed + member)
         mark = f"{self._mark} {parameters} {recipe.trees} {recipe.per_stay} {risk} {name} {member}"
+        by_label = recipe.label and risk == "sepsis"
+        mark += " label" * by_label
         path = self._work / f"forest-{hashlib.sha256(mark.encode()).hexdigest()[:16]}.txt"
         if path.exists():
             return lightgbm.Booster(model_file=path)
-        want, weight = self._targets[risk]
+        want, weight = self._targets[risk, by_label]
         rows, stands, data = self._drawn(self._seed + member, recipe.per_stay)
         mine = np.nonzero((weight[rows] > 0) & ~apart[rows])[0]
         use = rows[mine]
         if not len(use) or want[use].min() == want[use].max():
             return None
-        # Odd members count an hour for those of its stay that were not drawn.
-        heavy = weight[use] * (stands[mine] if risk == "sepsis" and member % 2 else 1.0)
+        heavy = weight[use] * (stands[mine] if by_label else 1.0)
         # Built first: building takes the labels of the whole.
         some = data.subset(mine.tolist(), parameters).construct()
         some.set_label(want[use])

@@ -41,7 +41,7 @@ def test_trees_are_kept_on_disk(table: Table, tmp_path, monkeypatch: pytest.Monk
     first = Forester(table, tmp_path, 1).grow("sepsis", SMALL, nothing, "all")
     monkeypatch.setattr(forest.lightgbm, "train", None)
     again = Forester(table, tmp_path, 1).grow("sepsis", SMALL, nothing, "all")
-    assert [b.model_to_string() for b in again] == [b.model_to_string() for b in first]
+    assert [m.model_to_string() for m in again] == [m.model_to_string() for m in first]
     assert len(first) == 2
 
 
@@ -52,8 +52,8 @@ def test_members_of_several_recipes_make_one_forest(table: Table, tmp_path) -> N
     more = (*SMALL, Recipe(trees=5, leaves=3, least=10))
     three = Forester(table, tmp_path, 1).grow("sepsis", more, nothing, "all")
 
-    assert [b.num_trees() for b in three] == [8, 8, 5]
-    assert [b.model_to_string() for b in three[:2]] == [b.model_to_string() for b in two]
+    assert [m.num_trees() for m in three] == [8, 8, 5]
+    assert [m.model_to_string() for m in three[:2]] == [m.model_to_string() for m in two]
 
 
 def test_one_outcome_grows_nothing(table: Table, tmp_path) -> None:
@@ -84,3 +84,27 @@ def test_late_hours_teach_most_of_mortality(table: Table) -> None:
     _, weight = targets(table, "mortality")
     assert not weight[:6].any()
     assert set(weight[6:].tolist()) == {1.0, forest.LATE}
+
+
+def test_members_may_learn_the_label_of_sepsis(table: Table, tmp_path) -> None:
+    """Every known hour alike, whatever an alarm gains in it; other risks know nothing else."""
+    sepsis = table.labels[:, RISKS.index("sepsis")]
+    want, weight = targets(table, "sepsis", by_label=True)
+    np.testing.assert_array_equal(want, sepsis == 1)
+    np.testing.assert_array_equal(weight, sepsis >= 0)
+    assert not np.array_equal(want, targets(table, "sepsis")[0])
+
+    nothing = np.zeros(len(table.stay), np.bool_)
+    by_label = (replace(SMALL[0], label=True),)
+
+    def grown(risk: str) -> list[bool]:
+        gain, label = (
+            Forester(table, tmp_path, 1).grow(risk, recipes, nothing, "all")
+            for recipes in (SMALL, by_label)
+        )
+        return [
+            a.model_to_string() == b.model_to_string() for a, b in zip(gain, label, strict=True)
+        ]
+
+    assert grown("sepsis") == [False, False]
+    assert grown("mortality") == [True, True]
