@@ -211,6 +211,7 @@ def nccl_environment(
     streams: int = 4,
     interface: str = "",
     device_memory: bool = False,
+    wide: bool = True,
 ) -> dict[str, str]:
     """What the environment of a rank's process has to hold for NCCL to encrypt between hosts.
 
@@ -223,6 +224,7 @@ def nccl_environment(
         streams: TCP streams of a connection, 1 to 16.
         interface: How the names of the network interfaces begin; empty: all but loopback.
         device_memory: Whether the plug-in copies device memory itself.
+        wide: Whether it may seal by the multi-buffer library that it was built with.
 
     Raises:
         ValueError: A number of streams that is not allowed.
@@ -235,6 +237,7 @@ def nccl_environment(
         "VITALSTREAM_NET_KEY_FILE": str(key_file.absolute()),
         "VITALSTREAM_NET_STREAMS": str(streams),
         "VITALSTREAM_NET_CUDA": str(int(device_memory)),
+        "VITALSTREAM_NET_WIDE": str(int(wide)),
     }
     if interface:
         variables["VITALSTREAM_NET_INTERFACE"] = interface
