@@ -43,6 +43,11 @@ async def aside(work: Coroutine[Any, Any, _T], within_s: float) -> _T:
     It waits for tasks that it has cancelled, and takes its caller's cancellation for theirs. Raises
     TimeoutError.
     """
+    return (await _ended(work, within_s)).result()
+
+
+async def _ended(work: Coroutine[Any, Any, _T], within_s: float) -> asyncio.Task[_T]:
+    """The task of some work that has ended, in whatever way; raises TimeoutError."""
     task = asyncio.create_task(work)
     try:
         await asyncio.wait({task}, timeout=within_s)
@@ -52,7 +57,7 @@ async def aside(work: Coroutine[Any, Any, _T], within_s: float) -> _T:
     if late:
         await asyncio.wait({task}, timeout=1.0)
         raise TimeoutError
-    return task.result()
+    return task
 
 
 async def part(consumer: Any, within_s: float) -> None:
@@ -66,15 +71,7 @@ async def part(consumer: Any, within_s: float) -> None:
         KafkaError: It did not part in order.
         TimeoutError: Nor in time.
     """
-    stopping = asyncio.create_task(consumer.stop())
-    try:
-        await asyncio.wait({stopping}, timeout=within_s)
-    finally:
-        late = not stopping.done()
-        stopping.cancel()
-    if late:
-        await asyncio.wait({stopping}, timeout=1.0)
-        raise TimeoutError
+    stopping = await _ended(consumer.stop(), within_s)
     if not stopping.cancelled():
         stopping.result()
         return
