@@ -135,26 +135,26 @@ def train(
     limit: Annotated[str | None, _LIMIT] = None,
     seed: Annotated[str, typer.Option(help="Of everything random.")] = "7",
     ranks: Annotated[
-        str | None, typer.Option(help="Local processes, with --spread-experts; default 2.")
+        str | None, typer.Option(help="Local processes that train together; default: one a device.")
     ] = None,
 ) -> None:
     """Train the model on the recorded sets below --data; goes on where it was stopped.
 
-    With --spread-experts the network's experts lie over processes: --ranks of this machine, or
-    those that torchrun has started on several.
+    Several --devices, or --ranks of this machine, or those that torchrun has started on several
+    share the batches of each network; with --spread-experts its experts lie over them instead.
     """
     _needs_data(settings)
     numbers = {
         "epochs": whole("epochs", epochs, 1),
         "limit": None if limit is None else whole("limit", limit, 1),
         "seed": whole("seed", seed, 0),
-        "ranks": None if ranks is None else whole("ranks", ranks, 2),
+        "ranks": None if ranks is None else whole("ranks", ranks, 1),
     }
     module = import_module("app.roles.train")
     module.train(settings, out=out, quick=quick, sets=listed(sets), **numbers)
 
 
-@command("evaluate", "data", "data_dir", "devices", "threads", "model")
+@command("evaluate", "data", "data_dir", "threads", "model")
 def evaluate(
     settings: Settings,
     out: Annotated[Path | None, typer.Option(help="Gets weights, card and plots.")] = None,

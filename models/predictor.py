@@ -210,9 +210,15 @@ def load(path: Path | None = None, device: str = "cpu", threads: int = 1) -> Pre
         models.checkpoint.BadCheckpoint: The file is not a model for this program.
         NoSuchDevice: The device is a GPU that is not there.
     """
-    if device.startswith("cuda"):
-        there = torch.cuda.device_count()
-        if int(device.partition(":")[2] or 0) >= there:
-            raise NoSuchDevice(f"{device!r} is not allowed: this machine has {there} GPUs")
+    there(device)
     model, version = checkpoint.load(path or checkpoint.SHIPPED)
     return Predictor(model, version, device, threads)
+
+
+def there(device: str) -> str:
+    """A device's name again. Raises NoSuchDevice for a GPU that this machine has not."""
+    if device.startswith("cuda"):
+        count = torch.cuda.device_count()
+        if int(device.partition(":")[2] or 0) >= count:
+            raise NoSuchDevice(f"{device!r} is not allowed: this machine has {count} GPUs")
+    return device

@@ -245,7 +245,10 @@ class Api:
         self._adhoc_state = Health(True, "being loaded")
         try:
             predictor = await asyncio.to_thread(import_module, "models.predictor")
-            model = await asyncio.to_thread(predictor.load, settings.model, "cpu", settings.threads)
+            device = settings.devices.split(",")[0].strip()
+            model = await asyncio.to_thread(
+                predictor.load, settings.model, device, settings.threads
+            )
             adhoc = import_module("streaming.adhoc").AdHoc(model)
             await adhoc.start()
         except Exception as error:

@@ -43,7 +43,8 @@ def evaluate(
     """Measure, and write weights, card and plots.
 
     Args:
-        settings: `data` is the folder of the recorded sets, `model` the weights.
+        settings: `data` is the folder of the recorded sets, `model` the weights, which predict on
+            `threads`.
         out: The folder to write to; default: `data_dir/evaluation`.
         sets: Names of sets; default: all that train.
         limit: About how many stays of each set.
@@ -71,6 +72,7 @@ def evaluate(
             sets=sets,
             limit=limit,
             predictions=predictions,
+            threads=settings.threads,
         )
         card, plots = run.write(figures, settings.model, where)
     except (BadCheckpoint, BadCard):

@@ -45,6 +45,8 @@ fi
 echo "== the operators against torch, on the device"
 cd "$root"
 "$python" -m pytest -q tests/cuda_kernels
+echo "== a network trained on the device, against the CPU's"
+"$python" -m pytest -q tests/models/parallel/test_shared.py
 echo "== hybrid parallelism beside what it replaces"
 devices=$("$python" -c 'import torch; print(torch.cuda.device_count())')
 library=$root/cuda/build/libvitalstream_kernels.so

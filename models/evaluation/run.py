@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from models import checkpoint
-from models.evaluation import ablation, card, cohort, plots, report, told
+from models.evaluation import ablation, card, cohort, report, told
 from models.evaluation.alarm_policy import Policy
 from models.network import RISKS
 from models.predictor import Predictor
@@ -38,6 +38,7 @@ def evaluate(
     limit: int | None = None,
     predictions: Path | None = None,
     stays: int = report.STAYS,
+    threads: int = 1,
 ) -> dict[str, Any]:
     """Measure weights; returns the card's `evaluation`.
 
@@ -52,6 +53,7 @@ def evaluate(
             groups and alarms are then measured on; default: the weights on the test part. An
             `ablation.npz` beside them (`load_tests/ablation.py`) is measured too.
         stays: Of each set, for what is predicted again with windows changed.
+        threads: That predict; the numbers are the same on any number.
 
     Raises:
         models.checkpoint.BadCheckpoint: The weights cannot be used.
@@ -60,7 +62,7 @@ def evaluate(
     loaded, version = checkpoint.load(model or checkpoint.SHIPPED)
     used = present(data, sets)
     rows = cohort.read(data, cache, used, limit)
-    predictor = Predictor(loaded, version)
+    predictor = Predictor(loaded, version, threads=threads)
     shipped = dict(zip(RISKS, loaded.calibration.threshold.tolist(), strict=True))
     own = told.of_weights(rows, data, cache, predictor, used, limit=limit)
     command = "vitalstream evaluate --data DATA --out OUT"
@@ -128,6 +130,9 @@ def write(
     Raises:
         models.evaluation.card.BadCard: The card beside the weights is none, or not as its schema.
     """
+    # Imported here: its first import looks for the machine's fonts, for seconds, and says so.
+    from models.evaluation import plots
+
     source = model or checkpoint.SHIPPED
     loaded, _ = checkpoint.load(source)
     facts = checkpoint.card(source)

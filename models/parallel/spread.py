@@ -23,7 +23,7 @@ class Spread:
     """A learner over ranks; everything but its attributes is a collective.
 
     Args:
-        network: With its gate taught, the same on every rank.
+        network: With its gate taught; the first rank's is everyone's.
         steps: Of the whole training.
         group: The ranks, two or more.
 
@@ -35,10 +35,11 @@ class Spread:
         world = dist.get_world_size(group)
         if world < 2:
             raise ValueError("one rank has nobody to spread experts over: start two or more")
-        same_shape(network, group)
+        alike(network, group)
         self._group, self._split = group, expert_parallel(network, group)
         self.network: nn.Module = BatchSplit(self._split, group)
         self.leads = dist.get_rank(group) == 0
+        self.kind = f" over {world}"
         # A gate that was taught before is kept: no decay either.
         self._own = [p for p in self._split.parameters() if p.requires_grad]
         self._optimiser, self._schedule = recipe(self._own, steps)
@@ -48,6 +49,12 @@ class Spread:
     def parameters(self) -> Iterator[nn.Parameter]:
         """What this rank trains: what all hold, and the specialists that it owns."""
         return iter(self._own)
+
+    def agreed(self, number: int) -> int:
+        """See `models.training.learner.Learner`."""
+        said = torch.tensor([number])
+        dist.broadcast(said, group=self._group, group_src=0)
+        return int(said)
 
     def step(self, loss: Tensor) -> None:
         """See `models.training.learner.Learner`; the loss is of all ranks' rows."""

@@ -65,15 +65,22 @@ class Crossing:
         features: With their typical values.
         plan: Of the networks.
         work: Folder of what is kept.
-        fitted: What fits a network: `fit`, or that of a team of ranks.
+        fitted: What fits a network: `fit`, on another device or by a team of ranks.
+        threads: Of the trees.
     """
 
     def __init__(
-        self, table: Table, features: Features, plan: Plan, work: Path, fitted: Fitter = fit
+        self,
+        table: Table,
+        features: Features,
+        plan: Plan,
+        work: Path,
+        fitted: Fitter = fit,
+        threads: int = 1,
     ) -> None:
         self.table, self._features, self._plan, self._work = table, features, plan, work
-        self._fit = fitted
-        self._forester = Forester(table, work, plan.seed)
+        self._fit, self._threads = fitted, threads
+        self._forester = Forester(table, work, plan.seed, threads)
         self.folds = int(table.fold.max()) + 1
         self._drawn = hours(table, plan.seed)[0]
         rows = f"{len(table.stay)} {table.labels.sum(dtype=np.int64)} {plan}"
@@ -98,7 +105,7 @@ class Crossing:
         def made() -> Floats:
             grown = self._grown(risk, fold)
             at = np.nonzero(self.table.fold == fold)[0]
-            each = [told([booster], self.table, at) for booster in grown]
+            each = [told([booster], self.table, at, self._threads) for booster in grown]
             return np.stack([np.mean(each, 0), each[0]]) if each else np.zeros((2, len(at)))
 
         return self._kept(f"trees-{risk}-{fold}", made)
@@ -112,7 +119,7 @@ class Crossing:
         out = np.full((len(at), len(RISKS)), np.nan, np.float32)
         for risk in TAUGHT:
             if grown := self._grown(risk, fold):
-                logit = told(grown[:1], self.table, at)
+                logit = told(grown[:1], self.table, at, self._threads)
                 out[:, RISKS.index(risk)] = 1 / (1 + np.exp(-logit))
         return out
 

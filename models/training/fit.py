@@ -12,16 +12,16 @@ was killed goes on after the last one and ends with the same weights.
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final, Protocol, cast
+from typing import Any, Final, Protocol, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from rich.progress import Progress
 from torch import Tensor, nn
-from torch.distributed import ProcessGroup
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from models.features import HIDEABLE, UNIT_MISSING, Features
@@ -30,7 +30,7 @@ from models.training import gate
 from models.training.cache import Table
 from models.training.dense import like
 from models.training.forest import LATE, LATE_FROM
-from models.training.learner import Alone, Learner
+from models.training.learner import Alone, Learner, Learners
 from models.training.metrics import gains
 
 _RECIPE: Final = 6
@@ -158,9 +158,9 @@ def fit(
     taught: NDArray[np.float32] | None = None,
     *,
     dense: bool = False,
-    group: ProcessGroup | None = None,
+    learners: Learners = Alone,
 ) -> Network:
-    """The trained network, in serving mode; with a group a collective.
+    """The trained network, in serving mode, on the CPU; a collective of all that train it.
 
     Args:
         table: Rows of the training part only.
@@ -169,15 +169,17 @@ def fit(
         work: Folder of the resumable state.
         taught: What trees say of the rows, see `teacher.teach`.
         dense: Without a mixture, of as many parameters; what an ablation compares with.
-        group: Ranks that own an expert each; all of them give the same rows. The first one keeps
-            the state.
+        learners: Who trains it: this process, or ranks, all of which give the same rows
+            (`models.parallel.shared`, `models.parallel.spread`); the first one keeps the state.
 
     Raises:
-        ValueError: A network without a mixture, or of a rank alone, is to be spread.
+        ValueError: A network without a mixture, or of a rank alone, is to be trained by ranks.
     """
-    if dense and group is not None:
-        raise ValueError("a network without a mixture has no experts to spread over ranks")
+    if dense and learners is not Alone:
+        raise ValueError("a network without a mixture is trained by one process on its CPU")
     torch.set_num_threads(1)
+    # What cuBLAS needs for sums in one order; it reads this when it is first used.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)
     torch.manual_seed(plan.seed)
     network = Network(NetworkConfig())
@@ -194,13 +196,13 @@ def fit(
     if not dense:
         gate.teach(network, table, plan.seed)
     steps = -(-len(table.stay) // _BATCH)
-    learner, over = _learner(network, steps * plan.epochs, group)
+    learner = learners(network, steps * plan.epochs)
     lesson = _Lesson.of(table, taught)
     rows = f"{len(table.stay)} {table.labels.sum()} {taught is None}"
-    kind = (" dense" if dense else "") + over
+    kind = (" dense" if dense else "") + learner.kind
     mark = hashlib.sha256(f"{_RECIPE} {plan} {rows}{kind}".encode()).hexdigest()
     state = work / f"state-{mark[:12]}.pt"
-    done = _resumed(learner, state, group)
+    done = _resumed(learner, state)
     with Progress(disable=not learner.leads) as progress:
         task = progress.add_task("training", total=plan.epochs * steps, completed=done * steps)
         for epoch in range(done, plan.epochs):
@@ -225,26 +227,15 @@ def fit(
     return learner.trained()
 
 
-def _learner(network: Network, steps: int, group: ProcessGroup | None) -> tuple[Learner, str]:
-    """What trains a network whose gate is taught, and what a state's name says of it."""
-    if group is None:
-        return Alone(network, steps), ""
-    # Imported here: who trains alone needs no ranks.
-    from models.parallel.spread import Spread, alike
-
-    alike(network, group)
-    return Spread(network, steps, group), f" over {group.size()}"
-
-
-def _resumed(learner: Learner, state: Path, group: ProcessGroup | None) -> int:
+def _resumed(learner: Learner, state: Path) -> int:
     """Go on from a state that the leading process has; how many epochs it has seen."""
-    found = torch.load(state, weights_only=True) if learner.leads and state.exists() else {}
-    done = torch.tensor([int(found.pop("epochs", 0))])
-    if group is not None:
-        torch.distributed.broadcast(done, group=group, group_src=0)
+    found: dict[str, Any] = {}
+    if learner.leads and state.exists():
+        found = torch.load(state, "cpu", weights_only=True)
+    done = learner.agreed(int(found.pop("epochs", 0)))
     if done:
         learner.load(found)
-    return int(done)
+    return done
 
 
 def _loss(network: nn.Module, table: Table, at: NDArray[np.int64], lesson: _Lesson) -> Tensor:

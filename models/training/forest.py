@@ -128,10 +128,11 @@ class Forester:
         table: Rows of all folds, all hours, without labels that must not train.
         work: Folder of what was grown.
         seed: Of everything random.
+        threads: That trees grow on; they are the same on any number.
     """
 
-    def __init__(self, table: Table, work: Path, seed: int) -> None:
-        self.table, self._work, self._seed = table, work, seed
+    def __init__(self, table: Table, work: Path, seed: int, threads: int = 1) -> None:
+        self.table, self._work, self._seed, self._threads = table, work, seed, threads
         self._held: tuple[tuple[int, int], Any] | None = None
         self._targets = {(risk, False): targets(table, risk) for risk in RISKS}
         self._targets["sepsis", True] = targets(table, "sepsis", by_label=True)
@@ -176,7 +177,8 @@ class Forester:
         some = data.subset(mine.tolist(), parameters).construct()
         some.set_label(want[use])
         some.set_weight(heavy / heavy.mean())
-        booster = lightgbm.train(parameters, some, recipe.trees)
+        grown = parameters | {"num_threads": self._threads}
+        booster = lightgbm.train(grown, some, recipe.trees)
         self._work.mkdir(parents=True, exist_ok=True)
         part = path.with_suffix(".part")
         booster.save_model(part)
@@ -196,12 +198,12 @@ class Forester:
 
 
 def told(
-    boosters: list[lightgbm.Booster], table: Table, at: NDArray[np.int64]
+    boosters: list[lightgbm.Booster], table: Table, at: NDArray[np.int64], threads: int = 1
 ) -> NDArray[np.float64]:
     """Mean log-odds of the members for some rows, float64[m]; 0 where there are none."""
     out = np.zeros(len(at))
     for start in range(0, len(at), _CHUNK):
         x = asked_of(table, at[start : start + _CHUNK])
         for booster in boosters:
-            out[start : start + _CHUNK] += booster.predict(x, raw_score=True)
+            out[start : start + _CHUNK] += booster.predict(x, raw_score=True, num_threads=threads)
     return out / max(len(boosters), 1)

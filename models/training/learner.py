@@ -1,10 +1,10 @@
 """How a network of a training learns from one loss: its optimiser, its rate, the average of its
-weights. `models.parallel.spread` does the same over ranks.
+weights. `models.parallel.shared` and `models.parallel.spread` do the same over ranks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Final, Protocol
 
 import torch
@@ -25,6 +25,7 @@ class Learner(Protocol):
     Attributes:
         network: From features of a whole batch to what it says, and with their `absent_D`.
         leads: Whether this process keeps the state on disk and shows how far it is.
+        kind: Tells its states from those of other learners; empty for one process on its CPU.
     """
 
     @property
@@ -32,6 +33,12 @@ class Learner(Protocol):
 
     @property
     def leads(self) -> bool: ...
+
+    @property
+    def kind(self) -> str: ...
+
+    def agreed(self, number: int) -> int:
+        """The number that the leading process gives, on all of them."""
 
     def step(self, loss: Tensor) -> None:
         """Learn from the loss of a batch."""
@@ -43,7 +50,11 @@ class Learner(Protocol):
         """Go on from a state."""
 
     def trained(self) -> Network:
-        """The average of the last steps' weights, in serving mode."""
+        """The average of the last steps' weights, in serving mode, on the CPU."""
+
+
+Learners = Callable[[Network, int], Learner]
+"""Makes the learner of a network with its gate taught, for so many steps."""
 
 
 class Alone:
@@ -55,25 +66,31 @@ class Alone:
     """
 
     leads = True
+    kind = ""
 
     def __init__(self, network: Network, steps: int) -> None:
         self.network: nn.Module = network
+        self._inner = network
         self._optimiser, self._schedule = recipe(network.parameters(), steps)
         self._average = torch.optim.swa_utils.AveragedModel(network, avg_fn=averaged)
+
+    def agreed(self, number: int) -> int:
+        """See `Learner`."""
+        return number
 
     def step(self, loss: Tensor) -> None:
         """See `Learner`."""
         self._optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(self.network.parameters(), CLIP)
+        torch.nn.utils.clip_grad_norm_(self._inner.parameters(), CLIP)
         self._optimiser.step()
         self._schedule.step()
-        self._average.update_parameters(self.network)
+        self._average.update_parameters(self._inner)
 
     def state(self) -> dict[str, Any]:
         """See `Learner`."""
         return {
-            "network": self.network.state_dict(),
+            "network": self._inner.state_dict(),
             "average": self._average.state_dict(),
             "optimiser": self._optimiser.state_dict(),
             "schedule": self._schedule.state_dict(),
@@ -81,7 +98,7 @@ class Alone:
 
     def load(self, state: dict[str, Any]) -> None:
         """See `Learner`."""
-        self.network.load_state_dict(state["network"])
+        self._inner.load_state_dict(state["network"])
         self._average.load_state_dict(state["average"])
         self._optimiser.load_state_dict(state["optimiser"])
         self._schedule.load_state_dict(state["schedule"])
@@ -90,7 +107,7 @@ class Alone:
         """See `Learner`."""
         found = self._average.module
         assert isinstance(found, Network)
-        return found.eval()
+        return found.cpu().eval()
 
 
 def recipe(

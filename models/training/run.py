@@ -60,6 +60,7 @@ def train(
     seed: int = 7,
     cache: Path | None = None,
     fitted: Fitter = fit,
+    threads: int = 1,
 ) -> dict[str, Any]:
     """Cross-validate, train on all, and write weights, card and predictions; returns the card.
 
@@ -72,7 +73,8 @@ def train(
         limit: About how many stays of each set; default: all.
         seed: The same seed, data and machine give the same weights.
         cache: Folder for rows and all that is resumable; default: `out/cache`.
-        fitted: What fits a network: this process, or a team of ranks.
+        fitted: What fits a network: this process, on its CPU or a GPU, or a team of ranks.
+        threads: That trees grow on; they are the same on any number.
 
     Raises:
         ValueError: A set is unknown or missing, or the patients are too few for the folds.
@@ -92,7 +94,8 @@ def train(
         f"vitalstream train --data DATA --out OUT --sets {','.join(used)} --epochs {epochs}"
         f"{limited} --seed {seed}"
     )
-    return of_table(table, features, Plan(epochs=epochs, seed=seed), cache, out, command, fitted)
+    plan = Plan(epochs=epochs, seed=seed)
+    return of_table(table, features, plan, cache, out, command, fitted, threads)
 
 
 def of_table(
@@ -103,9 +106,10 @@ def of_table(
     out: Path,
     command: str,
     fitted: Fitter = fit,
+    threads: int = 1,
 ) -> dict[str, Any]:
     """`train`, from the rows on."""
-    crossing = Crossing(without_outcome(table), features, plan, work, fitted)
+    crossing = Crossing(without_outcome(table), features, plan, work, fitted, threads)
     told = crossing.told()
     model = crossing.shipped(told)
     rows = crossed(crossing.table, told, plan.seed)

@@ -1,4 +1,4 @@
-"""`vitalstream train` with its experts over processes of this machine, from archives to weights."""
+"""`vitalstream train` by processes of this machine, from archives to weights."""
 
 from __future__ import annotations
 
@@ -9,14 +9,19 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from models import checkpoint
 
 ROOT = Path(__file__).parents[3]
 
 
-def test_experts_are_spread_over_ranks_from_the_command_line(recorded: Any, tmp_path: Path) -> None:
-    """Two ranks write what one process writes: weights that are loaded, their card and what was
-    told out of fold.
+@pytest.mark.parametrize("spread", [["--spread-experts"], []], ids=["experts", "batches"])
+def test_ranks_train_together_from_the_command_line(
+    recorded: Any, tmp_path: Path, spread: list[str]
+) -> None:
+    """Two ranks, whose experts are spread or whose batches are shared, write what one process
+    writes: weights that are loaded, their card and what was told out of fold.
     """
     recorded.physionet2012(tmp_path / "data" / "physionet2012", stays=24)
     out = tmp_path / "out"
@@ -25,7 +30,7 @@ def test_experts_are_spread_over_ranks_from_the_command_line(recorded: Any, tmp_
             *(sys.executable, "-m", "app.cli", "train", "--data", str(tmp_path / "data")),
             *("--out", str(out), "--sets", "physionet2012", "--quick"),
             *("--limit", "8000"),
-            *("--spread-experts", "--ranks", "2"),
+            *("--ranks", "2", *spread),
         ],
         cwd=ROOT,
         env={k: v for k, v in os.environ.items() if not k.startswith("VITALSTREAM_")},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,57 +13,30 @@ import torch
 import torch.distributed as dist
 
 from models.derived import X
-from models.features import D, E, F, Features, V
+from models.features import Features
 from models.federated import learning, lesson
 from models.network import RISKS, Network, NetworkConfig
 from models.parallel.ranks import start
 from models.parallel.specialists import Specialist
 from models.parallel.spread import Spread, same_shape
 from models.parallel.team import Alone, Team
-from models.signals import COUNT
-from models.training.cache import Table
 from models.training.fit import Plan, fit
+from models.training.learner import Alone as Learner
+from tests.models.parallel.lessons import table, taught
 
 WORLD = 3
-ROWS = 1500
-
-
-def _table(seed: int = 0) -> Table:
-    """Rows whose risks follow from what is seen; two steps an epoch."""
-    rng = np.random.default_rng(seed)
-    signals = rng.standard_normal((ROWS, COUNT, D)).astype(np.float16)
-    labels = (signals[:, : len(RISKS), 0] > 0.5).astype(np.int8)
-    labels[rng.random(labels.shape) < 0.3] = -1
-    zeros = np.zeros(ROWS, np.int8)
-    given = {
-        "signals": signals,
-        "minutes": rng.standard_normal((ROWS, V, E)).astype(np.float16),
-        "case": rng.standard_normal((ROWS, F)).astype(np.float16),
-        "labels": labels,
-        "stay": np.arange(ROWS) // 10,
-        "hour": np.arange(ROWS) % 10,
-        "source": (np.arange(ROWS) // 10 % 3).astype(np.int8),
-        "expert": rng.integers(-1, 4, ROWS).astype(np.int8),
-        "record": np.char.add("p", (np.arange(ROWS) // 10).astype(str)),
-    }
-    return Table(**{name: given.get(name, zeros) for name in Table.__slots__})
-
-
-def _taught() -> np.ndarray[Any, np.dtype[np.float32]]:
-    taught = np.full((ROWS, len(RISKS)), np.nan, np.float32)
-    taught[:, 0] = np.random.default_rng(1).random(ROWS)
-    return taught
 
 
 def _fitted(work: Path, group: dist.ProcessGroup | None, epochs: int = 2) -> torch.Tensor:
     plan = Plan(epochs=epochs, seed=1)
-    network = fit(_table(), Features(), plan, work, _taught(), group=group)
+    learners = Learner if group is None else partial(Spread, group=group)
+    network = fit(table(), Features(), plan, work, taught(), learners=learners)
     return torch.from_numpy(learning.flat(network))
 
 
 def _learnt(group: dist.ProcessGroup, stopped: int | None) -> torch.Tensor:
     """Six steps, of which another learner takes those after a stop."""
-    table, learner = _table(), Spread(Network(), 6, group)
+    rows, learner = table(), Spread(Network(), 6, group)
     for step in range(6):
         if step == stopped:
             state = learner.state()
@@ -71,7 +45,7 @@ def _learnt(group: dist.ProcessGroup, stopped: int | None) -> torch.Tensor:
         torch.manual_seed(step)
         learner.network.train()
         network = cast("Network", learner.network)
-        learner.step(lesson.loss(network, table, np.arange(100 * step, 100 * step + 100)))
+        learner.step(lesson.loss(network, rows, np.arange(100 * step, 100 * step + 100)))
     return torch.from_numpy(learning.flat(learner.trained()))
 
 
@@ -95,12 +69,12 @@ def _run(rank: int, store: str, folder: str) -> None:
     with pytest.raises(ValueError, match="rank 1's network is of another shape") as wrong:
         same_shape(Network(NetworkConfig(general=(192 + 8 * (rank == 1), 64))), groups[3])
     said["wrong"] = str(wrong.value)
-    team = Team(groups[3])
+    team = Team(groups[3], spread=True)
     if team.leads:
         plan = Plan(epochs=2, seed=1)
         for number in range(2):
             network = team.fit(
-                _table(), Features(), plan, work / f"team {number}", _taught() if number else None
+                table(), Features(), plan, work / f"team {number}", taught() if number else None
             )
         said["team"] = torch.from_numpy(learning.flat(network))
         team.dismiss()
@@ -190,6 +164,7 @@ def test_what_cannot_be_spread_is_refused(tmp_path: Path) -> None:
         with pytest.raises(Alone, match="one rank"):
             Team(group)
         with pytest.raises(ValueError, match="without a mixture"):
-            fit(_table(), Features(), Plan(), tmp_path, dense=True, group=group)
+            spread = partial(Spread, group=group)
+            fit(table(), Features(), Plan(), tmp_path, dense=True, learners=spread)
     finally:
         dist.destroy_process_group()

@@ -45,6 +45,19 @@ def test_trees_are_kept_on_disk(table: Table, tmp_path, monkeypatch: pytest.Monk
     assert len(first) == 2
 
 
+def test_trees_are_the_same_on_any_number_of_threads(table: Table, tmp_path) -> None:
+    """And so is what they say: the same seed gives the same weights, however many cores."""
+    nothing, rows = np.zeros(len(table.stay), np.bool_), np.arange(len(table.stay))
+    said, trees = [], []
+    for threads in (1, 3):
+        forester = Forester(table, tmp_path / str(threads), 1, threads)
+        grown = forester.grow("sepsis", SMALL, nothing, "all")
+        trees.append([one.dump_model()["tree_info"] for one in grown])
+        said.append(told(grown, table, rows, threads))
+    assert trees[0] == trees[1]
+    np.testing.assert_array_equal(*said)
+
+
 def test_members_of_several_recipes_make_one_forest(table: Table, tmp_path) -> None:
     """Numbered through: the first keep their seeds, so that adding some grows none again."""
     nothing = np.zeros(len(table.stay), np.bool_)
