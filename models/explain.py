@@ -1,9 +1,9 @@
 """Drivers: which signals make the leading risk what it is.
 
 The effect of a signal is the calibrated log-odds minus what they would be had it never been
-measured, the rest of the window and the experts' shares as they are. The leading risk is the one
-highest above its threshold, in log-odds. Exact, not sampled: it is the network and the trees
-themselves, run once for every signal.
+measured, the rest of the window as it is, and so are the experts' shares and the likeness to a
+hospital. The leading risk is the one highest above its threshold, in log-odds. Exact, not sampled:
+it is the network and the trees themselves, run once for every signal.
 
 Axes: B windows, S signals, R risks, K drivers.
 """
@@ -45,14 +45,17 @@ def effects(
 
 
 def trees_without(model: Calibrated, signals: Tensor, minutes: Tensor, case: Tensor) -> Tensor:
-    """Log-odds of the trees [B, S, R] had each signal never been measured."""
+    """Log-odds of the trees [B, S, R] had each signal never been measured, the likeness to a
+    hospital as it is.
+    """
     each = []
+    _, like = model.trees.heard(flat(signals, minutes, case))
     for signal in range(COUNT):
         gone, less = signals.clone(), minutes.clone()
         gone[:, signal] = model.network.absent_D
         if signal in VITAL_AT:
             less[:, VITAL_AT.index(signal)] = 0.0
-        each.append(model.trees(flat(gone, less, case)))
+        each.append(model.trees(flat(gone, less, case), like))
     return torch.stack(each, 1)
 
 

@@ -137,7 +137,8 @@ class Serving:
         trees = None
         if self._trees is not None:
             lacks = torch.where(self._mine[signal], self._gone, x[row[block:]])
-            trees = torch.cat([self._trees(x), self._trees(lacks)])
+            own, like = self._trees.heard(x)
+            trees = torch.cat([own, self._trees(lacks, like[row[block:]])])
         novelty, strange = self._novelty(signals)
         return Raw(gate, novelty, strange, row, signal, logits, trees, case)
 

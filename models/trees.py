@@ -6,8 +6,12 @@ every engine see them as they see any weight. A node asks one of the flat featur
 values are multiples of 2**-20, so that sums in double precision are exact: in whatever order and
 batch they are added, the bits are the same.
 
+Hospitals differ in what they measure and in who falls ill, and trees of both learn less of the one
+with fewer events. So a risk has voices: trees of all patients, and trees of either hospital alone,
+which count as far as a row is like that hospital's. Trees of their own tell how like: a voice, too.
+
 Axes: T trees, I inner nodes, L leaves, X flat features, Y all that is asked, B rows, S signals,
-R risks.
+R risks, W voices, K kinds of voices.
 """
 
 from __future__ import annotations
@@ -26,6 +30,33 @@ STEP: Final = 2.0**-20
 """Leaf values are multiples of it, below 16 in size: float32 holds them exactly."""
 _ROWS: Final = 512
 """Rows that walk at once: their nodes stay in the cache."""
+KINDS: Final = ("all", "first", "second")
+"""Whom trees speak for: all patients, or those like the first or the second hospital's."""
+SURE: Final = 4.0
+"""Log-odds from which on a row is wholly like one hospital's."""
+GRAIN: Final = 2.0**-10
+"""Likeness is a multiple of it: what it multiplies stays exact."""
+
+
+def voice(risk: int, kind: str, risks: int) -> int:
+    """The number of a voice of a risk, of K * (R + 1)."""
+    return KINDS.index(kind) * (risks + 1) + risk
+
+
+def which_voice(risks: int) -> int:
+    """The number of the voice that tells the hospitals apart: log-odds of the second one."""
+    return risks
+
+
+def likeness(said: NDArray[np.float64]) -> NDArray[np.float64]:
+    """How like the second hospital's rows are, 0 to 1, by the log-odds of `which_voice`."""
+    like: NDArray[np.float64] = _likeness(torch.from_numpy(said)).numpy()
+    return like
+
+
+def _likeness(said: Tensor) -> Tensor:
+    # Only what IEEE 754 rounds correctly: an engine's bits are the same.
+    return torch.round((0.5 + said / (2 * SURE)).clamp(0.0, 1.0) / GRAIN) * GRAIN
 
 
 class NotTheTrees(ValueError):
@@ -33,14 +64,14 @@ class NotTheTrees(ValueError):
 
 
 class Trees(nn.Module):
-    """Boosted trees of any of the risks, sorted by risk.
+    """Boosted trees of any of the risks, sorted by voice.
 
     Attributes:
         feature: What a node asks, of Y, int32[T, I].
         threshold: Left where the feature is not above, float32[T, I].
         left: Next node, or ~leaf where negative, int32[T, I]; right the same.
         leaf: Log-odds, float32[T, L].
-        risk: Of each tree, ascending, int64[T].
+        risk: The voice of each tree, ascending, int64[T]; of all patients it is the risk's number.
     """
 
     feature: Tensor
@@ -66,16 +97,32 @@ class Trees(nn.Module):
         """Trees, inner nodes and leaves: what `__init__` needs to hold the same."""
         return len(self.risk), self.feature.shape[1], self.leaf.shape[1]
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Log-odds of flat features float32[B, X], float64[B, R]; 0 for a risk without trees."""
+    def forward(self, x: Tensor, like: Tensor | None = None) -> Tensor:
+        """Log-odds of flat features float32[B, X], float64[B, R]; 0 for a risk without trees.
+
+        Args:
+            x: Of the rows.
+            like: `like` of the rows as they are, float64[B], where a signal was taken out of these.
+        """
+        return self.heard(x, like)[0]
+
+    def heard(self, x: Tensor, like: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """`forward`, and how like the second hospital's the rows are, float64[B]."""
         out = x.new_zeros(len(x), self.risks, dtype=torch.float64)
+        told = x.new_full((len(x),), 0.5, dtype=torch.float64) if like is None else like
         if not len(self.risk):
-            return out
-        one = nn.functional.one_hot(self.risk, self.risks).double()
+            return out, told
+        voices = len(KINDS) * (self.risks + 1)
+        one = nn.functional.one_hot(self.risk, voices).double()
         for start in range(0, len(x), _ROWS):
-            rows = asked(x[start : start + _ROWS])
-            out[start : start + _ROWS] = self.leaves(rows).double() @ one
-        return out
+            some = slice(start, start + _ROWS)
+            said = self.leaves(asked(x[some])).double() @ one
+            if like is None:
+                told[some] = _likeness(said[:, which_voice(self.risks)])
+            each = said.reshape(-1, len(KINDS), self.risks + 1)[:, :, : self.risks]
+            second = told[some].unsqueeze(1)
+            out[some] = each[:, 0] + ((1.0 - second) * each[:, 1] + second * each[:, 2])
+        return out, told
 
     def leaves(self, x: Tensor) -> Tensor:
         """What each tree says of each row of what is asked, [B, Y], float32[B, T]."""
@@ -92,30 +139,39 @@ class Trees(nn.Module):
         return self.leaf.reshape(-1)[torch.arange(trees, device=x.device) * leaves + ~node]
 
     @classmethod
-    def from_lightgbm(cls, boosters: Mapping[int, Sequence[Any]], risks: int) -> Trees:
-        """The mean of the raw scores of each risk's boosters.
+    def from_lightgbm(
+        cls,
+        boosters: Mapping[int, Sequence[Any]],
+        risks: int,
+        shares: Mapping[int, Sequence[float]] | None = None,
+    ) -> Trees:
+        """The raw scores of each voice's boosters by their shares.
 
         Args:
-            boosters: `lightgbm.Booster`s by risk, grown on `models.derived.asked`,
+            boosters: `lightgbm.Booster`s by voice, grown on `models.derived.asked`,
                 float32 without NaN.
             risks: R.
+            shares: What each booster counts; default: as much as the others of its voice.
 
         Raises:
             NotTheTrees: A booster asks what these tensors cannot: categories, missing values,
                 several classes.
         """
+        counts = {v: [1.0 / len(some)] * len(some) for v, some in boosters.items()} | dict(
+            shares or {}
+        )
         grown = [
-            (risk, 1.0 / len(boosters[risk]), tree)
-            for risk in sorted(boosters)
-            for booster in boosters[risk]
+            (number, share, tree)
+            for number in sorted(boosters)
+            for booster, share in zip(boosters[number], counts[number], strict=True)
             for tree in _trees_of(booster)
         ]
         nodes = max((len(_inner(tree)) for _, _, tree in grown), default=1)
         leaves = max((int(tree["num_leaves"]) for _, _, tree in grown), default=1)
         made = cls(risks, len(grown), max(nodes, 1), leaves)
-        for number, (risk, share, tree) in enumerate(grown):
-            made.risk[number] = risk
-            made._fill(number, tree, share)
+        for at, (number, share, tree) in enumerate(grown):
+            made.risk[at] = number
+            made._fill(at, tree, share)
         return made
 
     def _fill(self, number: int, tree: dict[str, Any], share: float) -> None:

@@ -33,6 +33,7 @@ constexpr int MAX_SIGNALS = 64;
 constexpr int MAX_VITALS = 16;
 constexpr int MAX_BINS = 256;
 constexpr int MAX_RISKS = 4;
+constexpr int KINDS = 3;  // whom trees speak for
 constexpr int MAX_FLAT = 2048;  // of all that trees ask
 constexpr int MAX_TERMS = 32;   // of a group's sums
 constexpr int MAX_WIDTH = 2048;  // of the first layer
@@ -84,13 +85,16 @@ struct Model {
     int32_t pattern;                            // numbers of the pattern: newest, memory, missing
     const float *pattern_centre;                // [pattern]
     const float *pattern_whiten;                // [pattern, padded pattern]
-    // Trees, sorted by risk: those of risk r are trees_at[r] .. trees_at[r + 1].
+    // Trees, sorted by voice: those of voice v are trees_at[v] .. trees_at[v + 1]. Voices: of all
+    // patients a risk's, and one that tells two hospitals apart; then each risk's of patients like the
+    // first hospital's, and like the second's (models/trees.py).
     int32_t trees, leaves;
-    int32_t trees_at[MAX_RISKS + 1];
+    int32_t trees_at[KINDS * (MAX_RISKS + 1) + 1];
     const Branch *branch;        // of one tree after the other, children before their parents
     const int32_t *branch_at;    // [trees + 1]
     const int32_t *leaf;         // [trees, leaves], in steps
     double leaf_step;
+    double sure, grain;  // log-odds that tell a hospital for sure; likeness is a multiple of it
     // What trees ask, by column: a feature's bin is how many of its thresholds are below it.
     int32_t columns;                // a multiple of PAD
     const int32_t *column_feature;  // [columns], -1 for padding
@@ -190,7 +194,7 @@ void bin(const Model &model, const Asked &asked, int lane, Bins &bins);
 // Bins of variants of the windows in `bins`; a window's variants stand side by side.
 void without(const Model &model, const Bins &bins, const Variant *variants, int count, Bins &out);
 
-// What the trees of one risk say of each lane, in steps: [ABREAST].
-void trees_of(const Model &model, int risk, const Bins &bins, int32_t *said);
+// What the trees of one voice say of each lane, in steps: [ABREAST].
+void trees_of(const Model &model, int voice, const Bins &bins, int32_t *said);
 
 }  // namespace vitalstream

@@ -104,11 +104,11 @@ void without(const Model &m, const Bins &bins, const Variant *variants, int coun
     }
 }
 
-void trees_of(const Model &m, int risk, const Bins &bins, int32_t *said) {
+void trees_of(const Model &m, int voice, const Bins &bins, int32_t *said) {
     alignas(64) int8_t place[MAX_PLACES][ABREAST];
     alignas(64) int32_t sum[ABREAST] = {};
     for (int leaf = 0; leaf < m.leaves; leaf++) std::memset(place[leaf], leaf, ABREAST);
-    for (int tree = m.trees_at[risk]; tree < m.trees_at[risk + 1]; tree++) {
+    for (int tree = m.trees_at[voice]; tree < m.trees_at[voice + 1]; tree++) {
         const Branch *branch = m.branch + m.branch_at[tree], *end = m.branch + m.branch_at[tree + 1];
         int8_t(*to)[ABREAST] = place + m.leaves;
         bytes chosen = bytes{};

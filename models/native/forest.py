@@ -26,7 +26,7 @@ PLACES: Final = 256
 COLUMNS: Final = 4096
 """As many as the engine has room for (`MAX_COLUMNS`)."""
 LOUDEST: Final = 2**31
-"""Steps that the trees of a risk may say together: the engine counts them in 32 bits."""
+"""Steps that the trees of a voice may say together: the engine counts them in 32 bits."""
 BRANCH: Final = np.dtype(
     [("limit", "i1", 4), ("column", "<u2"), ("below", "u1"), ("above", "u1")], align=True
 )
@@ -104,8 +104,8 @@ def _steps(trees: Trees) -> NDArray[np.int32]:
     loudest = np.abs(exact).max(1, initial=0.0)
     if (exact != np.rint(exact)).any():
         raise ValueError("serving engine: a leaf is not a multiple of 2**-20")
-    if (np.bincount(trees.risk.numpy(), loudest, trees.risks) >= LOUDEST).any():
-        raise ValueError(f"serving engine: trees of a risk say more than {LOUDEST * STEP:.0f}")
+    if (np.bincount(trees.risk.numpy(), loudest) >= LOUDEST).any():
+        raise ValueError(f"serving engine: trees of a voice say more than {LOUDEST * STEP:.0f}")
     wide = np.zeros((len(exact), -(-exact.shape[1] // GROUP) * GROUP), np.int32)
     wide[:, : exact.shape[1]] = exact
     return wide

@@ -20,7 +20,7 @@ from models.native.forest import BRANCH, Forest
 from models.network import RISKS
 from models.signals import COUNT
 from models.subgroups import HATS, G
-from models.trees import STEP
+from models.trees import GRAIN, KINDS, STEP, SURE
 from models.window_store import Windows
 
 PAD: Final = 16
@@ -51,9 +51,9 @@ class Model(ctypes.Structure):
         ("pattern", _int),
         *((name, _pointer) for name in ("pattern_centre", "pattern_whiten")),
         *((name, _int) for name in ("trees", "leaves")),
-        ("trees_at", _int * (R + 1)),
+        ("trees_at", _int * (len(KINDS) * (R + 1) + 1)),
         *((name, _pointer) for name in ("branch", "branch_at", "leaf")),
-        ("leaf_step", _double),
+        *((name, _double) for name in ("leaf_step", "sure", "grain")),
         ("columns", _int),
         *((name, _pointer) for name in ("column_feature", "cut", "cut_at", "column_absent")),
         *((name, _pointer) for name in ("signal_at", "signal_column")),
@@ -229,11 +229,12 @@ class Packed:
     def _trees(self, model: Calibrated) -> None:
         of, to = Forest.of(model.trees), self.struct
         to.trees, to.leaves = of.leaf.shape
-        to.trees_at[:] = np.searchsorted(model.trees.risk.numpy(), np.arange(R + 1)).tolist()
+        voices = np.arange(len(KINDS) * (R + 1) + 1)
+        to.trees_at[:] = np.searchsorted(model.trees.risk.numpy(), voices).tolist()
         to.branch = self._keep(of.branch, BRANCH)
         to.branch_at = self._keep(of.branch_at, np.int32)
         to.leaf = self._keep(of.leaf, np.int32)
-        to.leaf_step = STEP
+        to.leaf_step, to.sure, to.grain = STEP, SURE, GRAIN
         to.columns = len(of.feature)
         to.column_feature = self._keep(of.feature, np.int32)
         to.cut = self._keep(of.cut, np.float32)

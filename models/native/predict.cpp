@@ -13,6 +13,7 @@ struct Window {
     Heard heard;
     double trees[MAX_RISKS], log_odds[MAX_RISKS];
     double steep[MAX_RISKS], level[MAX_RISKS];  // the patient's subgroups make of the curve
+    double like;                  // the second hospital's
     double without[MAX_SIGNALS];  // trees of the leading risk without each signal that is there
     int leading;
 };
@@ -62,16 +63,39 @@ double calibrated(const Model &m, const Window &window, int risk, double network
 
 double sigmoid(double x) { return 1.0 / (1.0 + std::exp(-x)); }
 
-bool grown(const Model &m, int risk) { return m.trees_at[risk] < m.trees_at[risk + 1]; }
+bool grown(const Model &m, int voice) { return m.trees_at[voice] < m.trees_at[voice + 1]; }
+
+bool grown_of(const Model &m, int risk) {
+    for (int kind = 0; kind < KINDS; kind++)
+        if (grown(m, kind * (m.risks + 1) + risk)) return true;
+    return false;
+}
+
+// What a risk's voice counts for a row that is so like the second hospital's. Likeness and what trees
+// say are whole steps, few enough for a double: products and sums are exact.
+double counts(int kind, double like) { return kind == 0 ? 1.0 : kind == 1 ? 1.0 - like : like; }
 
 // Trees of every risk, of windows that are asked and binned.
 void trees(const Model &m, int count, Room &room) {
     int32_t said[ABREAST];
-    for (int r = 0; r < m.risks; r++) {
-        if (grown(m, r)) trees_of(m, r, room.bins, said);
-        for (int i = 0; i < count; i++)
-            room.window[i].trees[r] = grown(m, r) ? said[i] * m.leaf_step : 0.0;
+    const int which = m.risks;
+    if (grown(m, which)) trees_of(m, which, room.bins, said);
+    for (int i = 0; i < count; i++) {
+        Window &window = room.window[i];
+        double like = 0.5 + (grown(m, which) ? said[i] * m.leaf_step : 0.0) / (2.0 * m.sure);
+        like = like < 0.0 ? 0.0 : like > 1.0 ? 1.0 : like;
+        window.like = std::nearbyint(like / m.grain) * m.grain;
+        for (int r = 0; r < m.risks; r++) window.trees[r] = 0.0;
     }
+    for (int kind = 0; kind < KINDS; kind++)
+        for (int r = 0; r < m.risks; r++) {
+            const int voice = kind * (m.risks + 1) + r;
+            if (!grown(m, voice)) continue;
+            trees_of(m, voice, room.bins, said);
+            for (int i = 0; i < count; i++)
+                room.window[i].trees[r] +=
+                    counts(kind, room.window[i].like) * (said[i] * m.leaf_step);
+        }
 }
 
 // Trees of each window's leading risk without each signal that is there. Variants of all windows
@@ -82,8 +106,14 @@ void trees_without(const Model &m, int count, Room &room) {
         int waiting = 0;
         auto flush = [&] {
             without(m, room.bins, room.variant, waiting, room.less);
-            trees_of(m, r, room.less, said);
-            for (int i = 0; i < waiting; i++) *room.to[i] = said[i] * m.leaf_step;
+            for (int kind = 0; kind < KINDS; kind++) {
+                const int voice = kind * (m.risks + 1) + r;
+                if (!grown(m, voice)) continue;
+                trees_of(m, voice, room.less, said);
+                for (int i = 0; i < waiting; i++)
+                    *room.to[i] += counts(kind, room.window[room.variant[i].lane].like) *
+                                   (said[i] * m.leaf_step);
+            }
             waiting = 0;
         };
         for (int i = 0; i < count; i++) {
@@ -91,7 +121,7 @@ void trees_without(const Model &m, int count, Room &room) {
             if (window.leading != r) continue;
             for (int j = 0; j < window.heard.known; j++) {
                 window.without[j] = 0.0;
-                if (!grown(m, r)) continue;
+                if (!grown_of(m, r)) continue;
                 room.variant[waiting] = {i, window.heard.signal[j], &window.asked};
                 room.to[waiting++] = &window.without[j];
                 if (waiting == ABREAST) flush();

@@ -138,7 +138,8 @@ class SpreadServing:
         if self._trees is not None:
             without = [self._general.lacking(one)[1:] for one in rows[:count]]
             lacks = torch.stack(without)[lacking, signal]
-            trees = torch.cat([self._trees(rows), self._trees(lacks)])
+            whole, like = self._trees.heard(rows)
+            trees = torch.cat([whole, self._trees(lacks, like[lacking])])
         return Raw(gate, novelty, strange, row, signal, logits, trees, case)
 
 

@@ -28,7 +28,7 @@ from models.training import blend, metrics
 from models.training.cache import SETS, Table
 from models.training.evaluate import DECISION_HOUR, by_stay, last_rows
 from models.training.fit import Fitter, Plan, fit, logits_of
-from models.training.forest import SHIPPED, Forester, Recipes, told
+from models.training.forest import SHIPPED, Forester, Members, Recipes, told
 from models.training.sample import hours
 from models.training.split import PARTS
 from models.trees import Trees
@@ -103,10 +103,9 @@ class Crossing:
         """What trees that have not seen a fold say of its rows: all members' mean, one's alone."""
 
         def made() -> Floats:
-            grown = self._grown(risk, fold)
-            at = np.nonzero(self.table.fold == fold)[0]
-            each = [told([booster], self.table, at, self._threads) for booster in grown]
-            return np.stack([np.mean(each, 0), each[0]]) if each else np.zeros((2, len(at)))
+            apart = self.table.fold == fold
+            grown = self._forester.forest(risk, SHIPPED[risk], apart, f"-{fold}")
+            return grown.told(self.table, np.nonzero(apart)[0], self._threads)
 
         return self._kept(f"trees-{risk}-{fold}", made)
 
@@ -118,13 +117,11 @@ class Crossing:
         at = self._drawn[self.table.fold[self._drawn] != fold]
         out = np.full((len(at), len(RISKS)), np.nan, np.float32)
         for risk in TAUGHT:
-            if grown := self._grown(risk, fold):
+            apart = self.table.fold == fold
+            if grown := self._forester.grow(risk, SHIPPED[risk][:1], apart, f"-{fold}"):
                 logit = told(grown[:1], self.table, at, self._threads)
                 out[:, RISKS.index(risk)] = 1 / (1 + np.exp(-logit))
         return out
-
-    def _grown(self, risk: str, fold: int) -> list[Any]:
-        return self._forester.grow(risk, SHIPPED[risk], self.table.fold == fold, f"-{fold}")
 
     def network(self, fold: int) -> Floats:
         """Logits of a network that has not seen a fold, for its rows, [m, R]."""
@@ -151,13 +148,13 @@ class Crossing:
         """The model of all patients, but for those of eICU's hospitals that measure it."""
         table = self.table
         apart = (table.source == _EICU) & (table.part == _TEST)
-        grown = {
-            RISKS.index(risk): self._forester.grow(risk, recipes, apart, "all")
-            for risk, recipes in SHIPPED.items()
-        }
-        model = Calibrated(
-            trees=Trees.from_lightgbm({k: v for k, v in grown.items() if v}, len(RISKS))
-        )
+        voices: dict[int, Members] = {}
+        for risk, recipes in SHIPPED.items():
+            grown = self._forester.forest(risk, recipes, apart, "all")
+            voices |= grown.voices(RISKS.index(risk))
+        boosters = {number: [one for one, _ in members] for number, members in voices.items()}
+        shares = {number: [share for _, share in members] for number, members in voices.items()}
+        model = Calibrated(trees=Trees.from_lightgbm(boosters, len(RISKS), shares))
         keep = self._drawn[~apart[self._drawn]]
         taught = np.full((len(keep), len(RISKS)), np.nan, np.float32)
         for risk in TAUGHT:
@@ -266,7 +263,8 @@ def _event2(p: Floats, died: NDArray[np.bool_]) -> float:
 
 
 def transfer(table: Table, recipes: Recipes, work: Path, seed: int) -> dict[str, float]:
-    """Sepsis utility of trees where a hospital of 2019 was never seen, threshold of the other's.
+    """Sepsis utility of trees where a hospital of 2019 was never seen, threshold of the other's; a
+    hospital that was never seen has no trees of its own.
 
     The threshold is chosen in cross-validation within the hospital that trained.
     """

@@ -12,7 +12,7 @@ from models.checkpoint import Calibrated, load, save
 from models.features import ABSENT, VITAL_AT, D, E, F, V
 from models.network import RISKS
 from models.signals import COUNT
-from models.trees import NotTheTrees, Trees, raw_of
+from models.trees import GRAIN, NotTheTrees, Trees, likeness, raw_of, voice, which_voice
 
 X = COUNT * D + V * E + F
 R = len(RISKS)
@@ -44,6 +44,38 @@ def test_trees_say_what_lightgbm_says() -> None:
         want = raw_of(boosters[risk], x) if risk in boosters else np.zeros(len(x))
         np.testing.assert_allclose(said[:, risk], want, atol=2e-5)
     assert trees.risk.tolist() == [0] * 40 + [2] * 7
+
+
+def test_voices_of_hospitals_count_as_far_as_a_row_is_like_theirs() -> None:
+    """Beside those of all patients; with a signal taken out the likeness stays as it was told."""
+    boosters = {
+        0: [grown(1), grown(2)],
+        1: [grown(3)],
+        which_voice(R): [grown(4)],
+        voice(0, "first", R): [grown(5)],
+        voice(0, "second", R): [grown(6)],
+    }
+    shares = {0: [0.3, 0.2], voice(0, "first", R): [0.5], voice(0, "second", R): [0.5]}
+    trees = Trees.from_lightgbm(boosters, R, shares)
+    x = rows(8)
+    raw = {
+        number: np.stack([one.predict(x, raw_score=True) for one in some])
+        for number, some in boosters.items()
+    }
+    like = likeness(raw[which_voice(R)][0])
+    assert like.min() < 0.4 and like.max() > 0.6 and (like * 1024 % 1 == 0).all()
+    assert likeness(np.array([-9.0, -4.0, 0.0, 4.0, 9.0])).tolist() == [0, 0, 0.5, 1, 1]
+    want = 0.3 * raw[0][0] + 0.2 * raw[0][1]
+    own = [raw[voice(0, kind, R)][0] for kind in ("first", "second")]
+    want += 0.5 * ((1 - like) * own[0] + like * own[1])
+    said, told = trees.heard(torch.from_numpy(x))
+    np.testing.assert_allclose(told.numpy(), like, atol=GRAIN)
+    np.testing.assert_allclose(said[:, 0].numpy(), want, atol=2e-3)
+    np.testing.assert_allclose(said[:, 1].numpy(), raw[1][0], atol=2e-5)
+    assert not said[:, 2:].any()
+    second = trees(torch.from_numpy(x), torch.ones(len(x), dtype=torch.float64))
+    plain = 0.3 * raw[0][0] + 0.2 * raw[0][1] + 0.5 * own[1]
+    np.testing.assert_allclose(second[:, 0].numpy(), plain, atol=2e-5)
 
 
 def test_a_rows_bits_do_not_depend_on_its_batch() -> None:

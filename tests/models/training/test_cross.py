@@ -19,9 +19,11 @@ from models.training.cache import Table
 from models.training.cross import Crossing, Told, crossed, measured
 from models.training.fit import Plan
 from models.training.forest import Recipe
+from models.trees import KINDS, voice, which_voice
 
 R = len(RISKS)
 SMALL = {risk: (Recipe(trees=6, leaves=7, least=10, features=0.6),) for risk in RISKS}
+SMALL["sepsis"] += (Recipe(trees=5, leaves=4, least=10, hospitals=True),)
 
 
 @pytest.fixture(autouse=True)
@@ -62,7 +64,10 @@ def test_a_model_of_all_is_shipped(table: Table, tmp_path) -> None:
     assert figures["hypotension"]["auroc"] > 0.7
     assert figures["sepsis_utility"]["all"] > 0
     model = work.shipped(told)
-    assert model.trees.risk.bincount().tolist() == [6] * R
+    counts = np.zeros(len(KINDS) * (R + 1), np.int64)
+    counts[:R], counts[which_voice(R)] = 6, 60
+    counts[[voice(0, kind, R) for kind in KINDS[1:]]] = 5
+    assert model.trees.risk.bincount(minlength=len(counts)).tolist() == counts.tolist()
     version = checkpoint.save(model, tmp_path / "model.safetensors")
     assert checkpoint.load(tmp_path / "model.safetensors")[1] == version
 

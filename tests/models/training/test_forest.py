@@ -6,12 +6,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from models.network import RISKS
 from models.training import forest
 from models.training.cache import Table
-from models.training.forest import Forester, Recipe, targets, told
+from models.training.forest import Forester, Recipe, asked_of, targets, told
 from models.training.sample import hours
+from models.trees import Trees, likeness
 
 SMALL = (Recipe(trees=8, members=2, leaves=7, least=10),)
 MORTALITY = RISKS.index("mortality")
@@ -67,6 +69,54 @@ def test_members_of_several_recipes_make_one_forest(table: Table, tmp_path) -> N
 
     assert [m.num_trees() for m in three] == [8, 8, 5]
     assert [m.model_to_string() for m in three[:2]] == [m.model_to_string() for m in two]
+
+
+def test_hospitals_have_trees_of_their_own(table: Table, tmp_path) -> None:
+    """Grown on either alone, they count as far as a row is like that hospital's; what the tensors
+    say is what the boosters say. A hospital apart leaves those of all patients.
+    """
+    signals = table.signals.copy()
+    signals[:, 3, 2] = table.hospital * 2 - 1
+    table = replace(table, signals=signals)
+    # The outcome follows from the first signal in one hospital, and from nothing in the other.
+    labels = table.labels.copy()
+    first = np.nonzero(table.hospital == 0)[0]
+    labels[first, MORTALITY] = labels[np.random.default_rng(0).permutation(first), MORTALITY]
+    table = replace(table, labels=labels)
+    recipes = (*SMALL, Recipe(trees=8, leaves=7, least=10, hospitals=True, weight=2.0))
+    forester = Forester(table, tmp_path, 1)
+    apart, rows = table.fold == 2, np.nonzero(table.fold == 2)[0]
+    grown = forester.forest("mortality", recipes, apart, "x")
+    assert [len(grown.all), len(grown.first), len(grown.second)] == [2, 1, 1]
+    assert grown.which is not None
+    said = grown.told(table, rows)
+    trees = [one.predict(asked_of(table, rows), raw_score=True) for one, _ in grown.all]
+    own = [
+        members[0][0].predict(asked_of(table, rows), raw_score=True)
+        for members in (grown.first, grown.second)
+    ]
+    like = likeness(grown.which.predict(asked_of(table, rows), raw_score=True))
+    assert like[table.hospital[rows] == 1].mean() > 0.9
+    assert like[table.hospital[rows] == 0].mean() < 0.1
+    want = 0.25 * (trees[0] + trees[1]) + 0.5 * ((1 - like) * own[0] + like * own[1])
+    np.testing.assert_allclose(said[0], want, atol=1e-9)
+    np.testing.assert_array_equal(said[1], trees[0])
+    assert np.ptp(own[0]) < 0.7 * np.ptp(own[1])
+
+    voices = grown.voices(MORTALITY)
+    tensors = Trees.from_lightgbm(
+        {number: [one for one, _ in members] for number, members in voices.items()},
+        len(RISKS),
+        {number: [share for _, share in members] for number, members in voices.items()},
+    )
+    parts = (table.signals[rows], table.minutes[rows], table.case[rows])
+    flat = np.concatenate([part.reshape(len(rows), -1) for part in parts], 1, dtype=np.float32)
+    held = tensors(torch.from_numpy(flat))[:, MORTALITY].numpy()
+    np.testing.assert_allclose(held, said[0], atol=1e-3)
+
+    alone = forester.forest("mortality", recipes, apart | (table.hospital == 1), "one hospital")
+    assert alone.which is None and not alone.first and len(alone.all) == 2
+    assert len(forester.grow("mortality", recipes, apart, "x")) == 2
 
 
 def test_one_outcome_grows_nothing(table: Table, tmp_path) -> None:
